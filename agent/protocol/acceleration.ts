@@ -1,0 +1,145 @@
+import type { CgroupPath, Endpoint, IpAddress, LinkId, MapId, NamespaceId, PortNumber, ProgramId, Uint64Text } from './scalars.ts';
+
+/**
+ * What a mesh looks like on a node: where its sidecar listens, who it runs as, and what it leaves alone.
+ * Profiles are data; the programs read them at load time.
+ */
+export interface MeshProfile {
+  readonly name: string;
+  /** Where outgoing connections of the application are sent. */
+  readonly outboundPort: PortNumber;
+  /** Where connections that come into the pod are sent. */
+  readonly inboundPort: PortNumber;
+  readonly proxyUid: number;
+  readonly proxyGid: number;
+  /** Source address of the sidecar when it connects on to its own application; null where the mesh has none. */
+  readonly passthroughSource: IpAddress | null;
+  /** Destination ports that are never redirected on the way in. */
+  readonly excludedInboundPorts: readonly PortNumber[];
+  /** Destination ports that are never redirected on the way out. */
+  readonly excludedOutboundPorts: readonly PortNumber[];
+}
+
+/** Istio's sidecar with its default ports (tools/istio-iptables/pkg/constants). */
+export const ISTIO_PROFILE: MeshProfile = {
+  name: 'istio',
+  outboundPort: 15_001 as PortNumber,
+  inboundPort: 15_006 as PortNumber,
+  proxyUid: 1337,
+  proxyGid: 1337,
+  passthroughSource: '127.0.0.6' as IpAddress,
+  excludedInboundPorts: [15_008, 15_020, 15_021, 15_090] as PortNumber[],
+  excludedOutboundPorts: [],
+};
+
+/** The profiles that can be named; more meshes are more data. */
+export const MESH_PROFILES: readonly MeshProfile[] = [ISTIO_PROFILE];
+
+/** A pod to accelerate: its cgroup and every address that its network namespace owns. */
+export interface PodEnrolment {
+  readonly cgroup: CgroupPath;
+  readonly addresses: readonly IpAddress[];
+}
+
+export interface AccelerationRequest {
+  /** The name of a profile of MESH_PROFILES. */
+  readonly profile: string;
+  readonly pods: readonly PodEnrolment[];
+}
+
+/** Acceleration as it is on for some pods of a node. One set of programs and maps serves all pods of one profile. */
+export interface AccelerationInfo {
+  readonly profile: string;
+  readonly pods: readonly PodEnrolment[];
+  readonly since: string;
+  readonly programIds: readonly ProgramId[];
+  readonly mapIds: readonly MapId[];
+  readonly linkIds: readonly LinkId[];
+}
+
+/** What turning off did. */
+export interface TurnOffReport {
+  readonly detachedLinks: number;
+  /**
+   * Connections that were accelerated and are still open: they go on over plain TCP, and the kernel frees the
+   * programs when the last of them closes.
+   */
+  readonly remainingConnections: number;
+}
+
+/** The programs that decide. The numbers are those of `enum decision_hook` in bpf/meshpath.h. */
+export const DECISION_HOOKS = ['connect4', 'sockops', 'sk_msg', 'getsockopt', 'getpeername4'] as const;
+export type DecisionHook = (typeof DECISION_HOOKS)[number];
+
+/**
+ * What was decided and why, as `enum decision_reason` in bpf/meshpath.h counts it (the order is that of the enum).
+ * A test holds the two lists together.
+ */
+export const DECISION_REASONS = [
+  'redirected_to_outbound', // connect4: an application's connection now goes to the sidecar
+  'redirected_to_inbound', // connect4: a sidecar's connection now goes to the peer's sidecar
+  'sidecar_to_application', // connect4: a sidecar's connection into its own pod stays as it is and is accelerated
+  'passed_loopback', // connect4: to 127.0.0.0/8
+  'passed_own_address', // connect4: an application connects to its own pod
+  'passed_excluded_port', // connect4: the profile leaves this port alone
+  'passed_peer_not_enrolled', // connect4: a sidecar connects to an address of no enrolled pod
+  'passed_not_configured', // connect4: the pod's addresses are not known (yet)
+  'passed_bind_failed', // connect4: the source address could not be set
+  'passed_switched_off', // connect4: turned off
+  'failed_storage', // no memory for socket storage
+  'enrolled_active', // sockops: the connecting socket is in the sockhash
+  'enrolled_passive', // sockops: the accepting socket is in the sockhash
+  'enrol_failed', // sockops: the sockhash refused it; errno is in the event
+  'connections_full', // sockops: the connections map is full
+  'message_redirected', // sk_msg: from here on messages of this direction go straight to the peer
+  'message_passed_peer_missing', // sk_msg: the peer is not in the sockhash: plain TCP for the rest of this direction
+  'message_passed_unread_limit', // sk_msg: too much unread data: plain TCP for the rest of this direction
+  'message_passed_switched_off', // sk_msg: turned off: plain TCP for the rest of this direction
+  'answered_original_destination', // getsockopt: SO_ORIGINAL_DST was answered
+  'answered_peer_name', // getpeername4: the address that the application asked for was answered
+  'connection_closed', // sockops: state deleted
+] as const;
+export type DecisionReason = (typeof DECISION_REASONS)[number];
+
+/** One decision of one program, from the ring buffer. */
+export interface DecisionEvent {
+  /** Nanoseconds since boot (bpf_ktime_get_boot_ns), decimal. */
+  readonly bootNanoseconds: Uint64Text;
+  readonly hook: DecisionHook;
+  readonly reason: DecisionReason;
+  /** The errno of a failure, positive; 0 for none. */
+  readonly errno: number;
+  readonly socketCookie: Uint64Text;
+  /** Inode number of the cgroup whose pod decided; "0" where the program cannot know. */
+  readonly cgroupId: Uint64Text;
+  readonly netnsCookie: Uint64Text;
+  readonly uid: number | null;
+  /** The tuple from the point of view of the socket, after any rewrite. */
+  readonly local: Endpoint;
+  readonly remote: Endpoint;
+  /** The destination before the rewrite, or the original destination that was answered. */
+  readonly original: Endpoint | null;
+  /** Bytes of the message (sk_msg only), else 0. */
+  readonly bytes: number;
+}
+
+export interface DecisionEvents {
+  readonly events: readonly DecisionEvent[];
+  /** Events that the ring buffer had no room for since the last batch. */
+  readonly lost: number;
+}
+
+/** How often each reason was counted since the programs were loaded. */
+export type DecisionCounters = Readonly<Record<DecisionReason, Uint64Text>>;
+
+/** A network namespace with the cgroups whose processes live in it: what the agent takes a pod to be. */
+export interface PodInfo {
+  /** A name that people know: the folder of the cgroup, or the name under /run/netns. Untrusted text. */
+  readonly name: string;
+  readonly namespace: NamespaceId;
+  readonly cgroups: readonly CgroupPath[];
+  /** Addresses of its devices other than loopback. */
+  readonly addresses: readonly IpAddress[];
+  /** The mesh whose sidecar listens in it, where one does. */
+  readonly profile: string | null;
+}

@@ -1,0 +1,125 @@
+/**
+ * Every error that reaches a person has a code that programs can test, a message that says what happened, the reason
+ * why it happened, and a remedy that says what to do. Never test a message: test the code.
+ */
+export type ErrorCode =
+  // The connection to a node
+  | 'HOST_UNREACHABLE'
+  | 'HOST_KEY_UNKNOWN'
+  | 'HOST_KEY_MISMATCH'
+  | 'HOST_KEY_REVOKED'
+  | 'SSH_CONFIG_INVALID'
+  | 'SSH_AUTHENTICATION_FAILED'
+  | 'SSH_KEY_UNREADABLE'
+  | 'SSH_CONNECTION_LOST'
+  | 'SSH_PROTOCOL_FAILED'
+  // The agent on the node
+  | 'AGENT_NODE_MISSING'
+  | 'AGENT_NODE_TOO_OLD'
+  | 'AGENT_UPLOAD_FAILED'
+  | 'AGENT_START_FAILED'
+  | 'AGENT_PROTOCOL_MISMATCH'
+  | 'AGENT_STOPPED'
+  | 'AGENT_PLATFORM_UNSUPPORTED'
+  | 'SUDO_UNAVAILABLE'
+  | 'SUDO_PASSWORD_WRONG'
+  // The kernel of the node
+  | 'CAPABILITY_MISSING'
+  | 'KERNEL_TOO_OLD'
+  | 'KERNEL_UNSUITABLE'
+  | 'BTF_MISSING'
+  | 'CGROUP2_MISSING'
+  | 'CGROUP_NOT_FOUND'
+  | 'LIBBPF_MISSING'
+  | 'LIBBPF_TOO_OLD'
+  | 'BPF_OBJECT_INVALID'
+  | 'BPF_LOAD_FAILED'
+  | 'BPF_ATTACH_FAILED'
+  | 'BPF_ATTACH_EXCLUSIVE'
+  | 'MAP_NOT_FOUND'
+  | 'MAP_NOT_READABLE'
+  | 'PROGRAM_NOT_FOUND'
+  // Acceleration
+  | 'ACCELERATION_ALREADY_ON'
+  | 'ACCELERATION_NOT_FOUND'
+  | 'ACCELERATION_OVERLAPS'
+  | 'PROFILE_INVALID'
+  // Input and the program itself
+  | 'INPUT_INVALID'
+  | 'RULES_INVALID'
+  | 'SNAPSHOT_INVALID'
+  | 'SNAPSHOT_INCOMPLETE'
+  | 'METHOD_UNKNOWN'
+  | 'NOT_SUPPORTED'
+  | 'LIMIT_EXCEEDED'
+  | 'CANCELLED'
+  | 'TIMED_OUT'
+  | 'INTERNAL';
+
+/** An error as it travels in JSON. */
+export interface WireError {
+  readonly code: ErrorCode;
+  /** What happened, one sentence. */
+  readonly message: string;
+  /** Why it happened: what was found, the kernel's or the server's own words. */
+  readonly reason: string;
+  /** What the person can do now: a command to run, a setting to change. */
+  readonly remedy: string;
+}
+
+/** The one error class of Meshpath. */
+export class MeshpathError extends Error implements WireError {
+  readonly code: ErrorCode;
+  readonly reason: string;
+  readonly remedy: string;
+
+  constructor(error: WireError, options?: ErrorOptions) {
+    super(error.message, options);
+    this.name = 'MeshpathError';
+    this.code = error.code;
+    this.reason = error.reason;
+    this.remedy = error.remedy;
+  }
+
+  /** Says whether `error` is a MeshpathError, and one of this code where one is given. */
+  static is(error: unknown, code?: ErrorCode): error is MeshpathError {
+    return error instanceof MeshpathError && (code === undefined || error.code === code);
+  }
+
+  /** Gives the error as plain JSON. */
+  toJSON(): WireError {
+    return { code: this.code, message: this.message, reason: this.reason, remedy: this.remedy };
+  }
+}
+
+/** Gives any thrown value as a MeshpathError; what is not one already becomes INTERNAL and keeps its cause. */
+export function toMeshpathError(thrown: unknown): MeshpathError {
+  if (thrown instanceof MeshpathError) {
+    return thrown;
+  }
+  const reason = thrown instanceof Error ? thrown.message : String(thrown);
+  return new MeshpathError(
+    {
+      code: 'INTERNAL',
+      message: 'Meshpath met an error that it did not expect.',
+      reason,
+      remedy: 'Open the Meshpath output channel (or run with --verbose) and report what it shows.',
+    },
+    { cause: thrown },
+  );
+}
+
+/** The error for something that the caller gave up waiting for. */
+export function cancelledError(what: string): MeshpathError {
+  return new MeshpathError({
+    code: 'CANCELLED',
+    message: `${what} was cancelled.`,
+    reason: 'It was cancelled before it was complete.',
+    remedy: 'Start it again when you want it; nothing was left behind.',
+  });
+}
+
+/** The error for input that is not what was asked for. */
+export function inputError(message: string, reason: string, remedy: string): MeshpathError {
+  return new MeshpathError({ code: 'INPUT_INVALID', message, reason, remedy });
+}

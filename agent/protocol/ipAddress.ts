@@ -1,0 +1,140 @@
+import type { IpAddress } from './scalars.ts';
+
+const IPV4_BYTES = 4;
+const IPV6_BYTES = 16;
+
+/**
+ * Reads an IPv4 or IPv6 address and gives its canonical form (RFC 5952; an IPv4-mapped address as IPv4).
+ * Gives undefined where the text is not an address. Zone ids (`%eth0`), prefixes and octets with leading zeros are not addresses.
+ */
+export function parseIpAddress(text: string): IpAddress | undefined {
+  const bytes = parseIpv4(text) ?? parseIpv6(text);
+  return bytes === undefined ? undefined : formatIpAddress(bytes);
+}
+
+/** Like parseIpAddress, for text that the program itself wrote: throws a RangeError where it is not an address. */
+export function toIpAddress(text: string): IpAddress {
+  const address = parseIpAddress(text);
+  if (address === undefined) {
+    throw new RangeError(`'${text.slice(0, 60)}' is not an IP address`);
+  }
+  return address;
+}
+
+/** Gives the bytes of an address in network order: 4 for IPv4, 16 for IPv6. */
+export function ipAddressBytes(address: IpAddress): Uint8Array {
+  const bytes = parseIpv4(address) ?? parseIpv6(address);
+  if (bytes === undefined) {
+    throw new RangeError(`'${address.slice(0, 60)}' is not an IP address`);
+  }
+  return bytes;
+}
+
+/** Gives 16 bytes in network order: IPv6 as it is, IPv4 as the mapped address ::ffff:a.b.c.d (RFC 4291, 2.5.5.2). */
+export function mappedAddressBytes(address: IpAddress): Uint8Array {
+  const bytes = ipAddressBytes(address);
+  if (bytes.length === IPV6_BYTES) {
+    return bytes;
+  }
+  const mapped = new Uint8Array(IPV6_BYTES);
+  mapped.set([0xff, 0xff], 10);
+  mapped.set(bytes, 12);
+  return mapped;
+}
+
+/** Writes 4 or 16 bytes in network order as an address; a mapped address comes out as IPv4. Throws a RangeError for another length. */
+export function formatIpAddress(bytes: Uint8Array): IpAddress {
+  if (bytes.length === IPV4_BYTES) {
+    return bytes.join('.') as IpAddress;
+  }
+  if (bytes.length !== IPV6_BYTES) {
+    throw new RangeError(`an address has 4 or 16 bytes, not ${bytes.length}`);
+  }
+  if (isMapped(bytes)) {
+    return bytes.subarray(12).join('.') as IpAddress;
+  }
+  const groups = Array.from({ length: 8 }, (_, index) => ((bytes[index * 2] ?? 0) << 8) | (bytes[index * 2 + 1] ?? 0));
+  const zeros = longestZeroRun(groups);
+  if (zeros.length < 2) {
+    return groups.map((group) => group.toString(16)).join(':') as IpAddress;
+  }
+  const head = groups.slice(0, zeros.start).map((group) => group.toString(16)).join(':');
+  const tail = groups.slice(zeros.start + zeros.length).map((group) => group.toString(16)).join(':');
+  return `${head}::${tail}` as IpAddress;
+}
+
+/** Says whether an address is IPv4 (mapped addresses are always written as IPv4). */
+export function isIpv4(address: IpAddress): boolean {
+  return !address.includes(':');
+}
+
+function parseIpv4(text: string): Uint8Array | undefined {
+  const match = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})$/.exec(text);
+  if (match === null) {
+    return undefined;
+  }
+  const octets = match.slice(1);
+  if (octets.some((octet) => (octet.length > 1 && octet.startsWith('0')) || Number(octet) > 255)) {
+    return undefined;
+  }
+  return Uint8Array.from(octets, Number);
+}
+
+function parseIpv6(text: string): Uint8Array | undefined {
+  if (text.length > 45 || !text.includes(':')) {
+    return undefined;
+  }
+  const halves = text.split('::');
+  if (halves.length > 2) {
+    return undefined;
+  }
+  const head = parseGroups(halves[0] ?? '', halves.length === 1);
+  const tail = halves.length === 2 ? parseGroups(halves[1] ?? '', true) : [];
+  if (head === undefined || tail === undefined) {
+    return undefined;
+  }
+  const missing = 8 - head.length - tail.length;
+  if (halves.length === 2 ? missing < 1 : missing !== 0) {
+    return undefined;
+  }
+  const groups = [...head, ...new Array<number>(missing).fill(0), ...tail];
+  return Uint8Array.from(groups.flatMap((group) => [group >> 8, group & 0xff]));
+}
+
+function parseGroups(text: string, dottedTailAllowed: boolean): number[] | undefined {
+  if (text === '') {
+    return [];
+  }
+  const groups: number[] = [];
+  const parts = text.split(':');
+  for (const [index, part] of parts.entries()) {
+    if (/^[0-9a-f]{1,4}$/i.test(part)) {
+      groups.push(Number.parseInt(part, 16));
+      continue;
+    }
+    const dotted = dottedTailAllowed && index === parts.length - 1 ? parseIpv4(part) : undefined;
+    if (dotted === undefined) {
+      return undefined;
+    }
+    groups.push(((dotted[0] ?? 0) << 8) | (dotted[1] ?? 0), ((dotted[2] ?? 0) << 8) | (dotted[3] ?? 0));
+  }
+  return groups;
+}
+
+function isMapped(bytes: Uint8Array): boolean {
+  return bytes.subarray(0, 10).every((byte) => byte === 0) && bytes[10] === 0xff && bytes[11] === 0xff;
+}
+
+function longestZeroRun(groups: readonly number[]): { start: number; length: number } {
+  let best = { start: 0, length: 0 };
+  for (let start = 0; start < groups.length; start += 1) {
+    let length = 0;
+    while (groups[start + length] === 0) {
+      length += 1;
+    }
+    if (length > best.length) {
+      best = { start, length };
+    }
+  }
+  return best;
+}

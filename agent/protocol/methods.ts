@@ -1,0 +1,99 @@
+import type { AccelerationInfo, AccelerationRequest, DecisionCounters, DecisionEvents, PodInfo, TurnOffReport } from './acceleration.ts';
+import type { DoctorReport } from './doctor.ts';
+import type { WireError } from './errors.ts';
+import type { CgroupInfo, LinkInfo, MapInfo, ProgramInfo } from './kernelObjects.ts';
+import type { MapPage } from './mapEntries.ts';
+import type { CgroupPath, MapId } from './scalars.ts';
+import type { NodeIdentity, Snapshot } from './snapshot.ts';
+
+/** Raised by every change that an older client or agent would misunderstand. */
+export const PROTOCOL_VERSION = 1;
+
+/**
+ * The first line that the agent writes, alone on its line, before the first frame. Whatever a login shell or a
+ * message of the day printed before it is thrown away.
+ */
+export const AGENT_READY_LINE = 'meshpath-agent-ready';
+
+/** The longest frame that either side takes, bytes. */
+export const MAX_FRAME_BYTES = 64 * 1024 * 1024;
+
+export interface InitializeParams {
+  readonly protocolVersion: number;
+  /** `meshpath-vscode 0.1.0`, for the log. */
+  readonly client: string;
+}
+
+export interface NodeDescription {
+  readonly protocolVersion: number;
+  readonly agentVersion: string;
+  readonly identity: NodeIdentity;
+  /** Numeric user id that the agent runs as; null for a simulated node. */
+  readonly uid: number | null;
+  /** What this node lets the agent do. */
+  readonly abilities: readonly Ability[];
+}
+
+/** Something that a node may or may not let the agent do; where not, the error says why and what to do. */
+export interface Ability {
+  readonly name: 'read-bpf' | 'read-network' | 'accelerate';
+  readonly problem: WireError | null;
+}
+
+export interface MapEntriesParams {
+  readonly mapId: MapId;
+  /** From the page before; null for the first page. */
+  readonly cursor: string | null;
+  /** 1 to MAX_PAGE_ENTRIES. */
+  readonly limit: number;
+}
+
+/** Every request that a node answers: its parameters and its result. */
+export interface Methods {
+  initialize: { params: InitializeParams; result: NodeDescription };
+  listPrograms: { params: Record<string, never>; result: readonly ProgramInfo[] };
+  listMaps: { params: Record<string, never>; result: readonly MapInfo[] };
+  listLinks: { params: Record<string, never>; result: readonly LinkInfo[] };
+  /** The cgroups at or below `below`; all of them where it is `/`. */
+  listCgroups: { params: { readonly below: CgroupPath }; result: readonly CgroupInfo[] };
+  listPods: { params: Record<string, never>; result: readonly PodInfo[] };
+  readMap: { params: MapEntriesParams; result: MapPage };
+  takeSnapshot: { params: Record<string, never>; result: Snapshot };
+  runDoctor: { params: Record<string, never>; result: DoctorReport };
+  /** Turns acceleration on for these pods, as one step: where one fails, none is on. */
+  turnAccelerationOn: { params: AccelerationRequest; result: AccelerationInfo };
+  /** Turns it off for these cgroups; for all of them where `cgroups` is null. */
+  turnAccelerationOff: { params: { readonly cgroups: readonly CgroupPath[] | null }; result: TurnOffReport };
+  listAccelerations: { params: Record<string, never>; result: readonly AccelerationInfo[] };
+  countDecisions: { params: { readonly profile: string }; result: DecisionCounters };
+}
+
+/** What a node tells unasked. */
+export interface Notifications {
+  /** Decisions of the programs, in batches. */
+  decisions: DecisionEvents;
+  /** Programs, maps, links or attachments of this agent changed: what was listed may be out of date. */
+  changed: Record<string, never>;
+}
+
+export type MethodName = keyof Methods;
+export type Params<M extends MethodName> = Methods[M]['params'];
+export type Result<M extends MethodName> = Methods[M]['result'];
+export type NotificationName = keyof Notifications;
+
+/** All method names, for servers that must answer every one. */
+export const METHOD_NAMES = [
+  'initialize',
+  'listPrograms',
+  'listMaps',
+  'listLinks',
+  'listCgroups',
+  'listPods',
+  'readMap',
+  'takeSnapshot',
+  'runDoctor',
+  'turnAccelerationOn',
+  'turnAccelerationOff',
+  'listAccelerations',
+  'countDecisions',
+] as const satisfies readonly MethodName[];
