@@ -1,0 +1,66 @@
+import { mkdir, readFile, readdir, rmdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+
+/**
+ * Gives the folder at which the root of the cgroup2 hierarchy is mounted, from /proc/self/mountinfo (proc(5)): on a
+ * hybrid layout it is not /sys/fs/cgroup. Throws an Error where there is none.
+ */
+export async function findCgroup2Mount(): Promise<string> {
+  const text = await readFile('/proc/self/mountinfo', 'utf8');
+  for (const line of text.split('\n')) {
+    const [mount = '', source = ''] = line.split(' - ');
+    const fields = mount.split(' ');
+    if (source.startsWith('cgroup2 ') && fields[3] === '/' && fields[4] !== undefined) {
+      return unescapeMountPath(fields[4]);
+    }
+  }
+  throw new Error('no cgroup2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified');
+}
+
+/** Makes a cgroup folder with its parents. */
+export async function createCgroup(folder: string): Promise<void> {
+  await mkdir(folder, { recursive: true });
+}
+
+/** Gives the ids of all processes in a cgroup folder and in those below it; none where the folder is gone. */
+export async function listCgroupProcesses(folder: string): Promise<number[]> {
+  const folders = await listCgroupFolders(folder);
+  const lists = await Promise.all(folders.map((path) => readFile(join(path, 'cgroup.procs'), 'utf8').catch(ignoreMissing(''))));
+  return lists.join('\n').split('\n').filter((line) => line !== '').map(Number);
+}
+
+/** Removes an empty cgroup folder with all below it, the deepest first; does nothing where it is gone. */
+export async function removeCgroup(folder: string): Promise<void> {
+  const folders = await listCgroupFolders(folder);
+  for (const path of folders.reverse()) {
+    await rmdir(path).catch(ignoreMissing(undefined));
+  }
+}
+
+/** Gives a cgroup folder and all folders below it, parents first; none where it does not exist. */
+async function listCgroupFolders(folder: string): Promise<string[]> {
+  const info = await stat(folder).catch(ignoreMissing(undefined));
+  if (info?.isDirectory() !== true) {
+    return [];
+  }
+  const entries = await readdir(folder, { withFileTypes: true }).catch(ignoreMissing([]));
+  const below = await Promise.all(
+    entries.filter((entry) => entry.isDirectory()).map((entry) => listCgroupFolders(join(folder, entry.name))),
+  );
+  return [folder, ...below.flat()];
+}
+
+function unescapeMountPath(path: string): string {
+  return path.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
+}
+
+/** A cgroup can go at any moment: ENOENT and ENODEV (its files after it was removed) then mean that nothing is there. */
+function ignoreMissing<Value>(value: Value): (error: unknown) => Value {
+  return (error) => {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === 'ENOENT' || code === 'ENODEV') {
+      return value;
+    }
+    throw error;
+  };
+}

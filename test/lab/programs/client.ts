@@ -1,0 +1,203 @@
+import { once } from 'node:events';
+import { request } from 'node:http';
+import { connect } from 'node:net';
+import type { Socket } from 'node:net';
+import { readLocalEndpoint, readPeerEndpoint } from './kernelSocket.ts';
+import { createPattern } from './pattern.ts';
+import type { Pattern } from './pattern.ts';
+import { runProgram } from './program.ts';
+import type {
+  ClientParams,
+  HttpParams,
+  HttpReply,
+  HttpResult,
+  OpenedConnection,
+  OpenParams,
+  ReceivedBytes,
+  ReceiveParams,
+  SendParams,
+} from './reports.ts';
+
+interface ClientConnection {
+  readonly socket: Socket;
+  readonly pattern: Pattern;
+  sentBytes: number;
+  receivedBytes: number;
+  error: Error | null;
+}
+
+/** The application's client of a lab: opens connections and moves bytes on them as it is told. */
+runProgram((params: ClientParams) => {
+  void params;
+  const connections = new Map<number, ClientConnection>();
+  let count = 0;
+  const find = (id: number): ClientConnection => {
+    const connection = connections.get(id);
+    if (connection === undefined) {
+      throw new Error(`there is no connection ${id}`);
+    }
+    return connection;
+  };
+  return Promise.resolve({
+    open: async (options: OpenParams): Promise<OpenedConnection> => {
+      const id = count++;
+      const connection = await openConnection(options);
+      connections.set(id, connection);
+      return describeConnection(id, connection);
+    },
+    describe: ({ connection }: { readonly connection: number }) => Promise.resolve(describeConnection(connection, find(connection))),
+    send: (options: SendParams) => send(find(options.connection), options),
+    receive: (options: ReceiveParams) => receive(find(options.connection), options.bytes),
+    receiveText: async (options: ReceiveParams) => (await readBytes(find(options.connection), options.bytes)).toString('utf8'),
+    end: async ({ connection }: { readonly connection: number }) => {
+      const { socket } = find(connection);
+      socket.end();
+      if (!socket.writableFinished) {
+        await once(socket, 'finish');
+      }
+    },
+    close: async ({ connection }: { readonly connection: number }) => {
+      const { socket } = find(connection);
+      connections.delete(connection);
+      const closed = socket.closed ? Promise.resolve() : once(socket, 'close');
+      socket.end();
+      socket.destroySoon();
+      await closed;
+    },
+    reset: async ({ connection }: { readonly connection: number }) => {
+      const { socket } = find(connection);
+      connections.delete(connection);
+      const closed = once(socket, 'close');
+      socket.resetAndDestroy();
+      await closed;
+    },
+    http: askHttp,
+  });
+});
+
+async function openConnection(options: OpenParams): Promise<ClientConnection> {
+  const socket = connect({
+    host: options.address,
+    port: options.port,
+    allowHalfOpen: true,
+    noDelay: true,
+    ...(options.localAddress === null ? {} : { localAddress: options.localAddress }),
+  });
+  await once(socket, 'connect');
+  const connection: ClientConnection = {
+    socket,
+    pattern: createPattern(options.seed),
+    sentBytes: 0,
+    receivedBytes: 0,
+    error: null,
+  };
+  socket.on('error', (error) => (connection.error = error));
+  return connection;
+}
+
+function describeConnection(id: number, connection: ClientConnection): OpenedConnection {
+  return { connection: id, local: readLocalEndpoint(connection.socket), peer: readPeerEndpoint(connection.socket) };
+}
+
+async function send(connection: ClientConnection, options: SendParams): Promise<void> {
+  const end = connection.sentBytes + options.bytes;
+  while (connection.sentBytes < end) {
+    throwError(connection);
+    const piece = connection.pattern.slice(connection.sentBytes, Math.min(options.writeBytes, end - connection.sentBytes));
+    connection.sentBytes += piece.length;
+    if (!connection.socket.write(piece)) {
+      await firstOf(connection.socket, ['drain', 'close']);
+    }
+  }
+  throwError(connection);
+}
+
+async function receive(connection: ClientConnection, bytes: number): Promise<ReceivedBytes> {
+  const start = connection.receivedBytes;
+  let firstDifference: number | null = null;
+  while (connection.receivedBytes - start < bytes) {
+    const piece = await readPiece(connection, bytes - (connection.receivedBytes - start));
+    if (piece === null) {
+      break;
+    }
+    const difference = connection.pattern.findDifference(connection.receivedBytes, piece);
+    if (difference >= 0) {
+      firstDifference ??= connection.receivedBytes + difference;
+    }
+    connection.receivedBytes += piece.length;
+  }
+  const received = connection.receivedBytes - start;
+  return { bytes: received, exact: firstDifference === null && received === bytes, firstDifference, ended: received < bytes };
+}
+
+/** Reads text that does not belong to the pattern, up to `bytes` or the end of the stream. */
+async function readBytes(connection: ClientConnection, bytes: number): Promise<Buffer> {
+  const pieces: Buffer[] = [];
+  let left = bytes;
+  while (left > 0) {
+    const piece = await readPiece(connection, left);
+    if (piece === null) {
+      break;
+    }
+    pieces.push(piece);
+    left -= piece.length;
+  }
+  return Buffer.concat(pieces);
+}
+
+/** Gives the next bytes, at most `limit`; null at the end of the stream. Throws the error of a broken connection. */
+async function readPiece(connection: ClientConnection, limit: number): Promise<Buffer | null> {
+  const { socket } = connection;
+  for (;;) {
+    const size = Math.min(limit, socket.readableLength);
+    const piece = size === 0 ? null : (socket.read(size) as Buffer | null);
+    if (piece !== null) {
+      return piece;
+    }
+    throwError(connection);
+    if (socket.readableEnded || socket.destroyed) {
+      return null;
+    }
+    // read(0) asks the kernel for more without taking anything, and lets the end of an empty stream be seen.
+    const arrival = firstOf(socket, ['readable', 'end', 'close']);
+    socket.read(0);
+    await arrival;
+  }
+}
+
+async function askHttp(params: HttpParams): Promise<HttpResult> {
+  const message = request({
+    host: params.address,
+    port: params.port,
+    path: params.path,
+    method: params.bodyBytes === 0 ? 'GET' : 'POST',
+    agent: false,
+  });
+  message.end(Buffer.alloc(params.bodyBytes, 'x'));
+  const [response] = (await once(message, 'response')) as [import('node:http').IncomingMessage];
+  let text = '';
+  response.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));
+  await once(response, 'end');
+  return { status: response.statusCode ?? 0, reply: JSON.parse(text) as HttpReply };
+}
+
+/** Resolves at the first of these events; the socket's own error listener keeps its error. */
+function firstOf(socket: Socket, names: readonly string[]): Promise<void> {
+  return new Promise((resolve) => {
+    const finish = (): void => {
+      for (const name of names) {
+        socket.off(name, finish);
+      }
+      resolve();
+    };
+    for (const name of names) {
+      socket.on(name, finish);
+    }
+  });
+}
+
+function throwError(connection: ClientConnection): void {
+  if (connection.error !== null) {
+    throw connection.error;
+  }
+}

@@ -1,0 +1,95 @@
+import { once } from 'node:events';
+import { connect, createServer } from 'node:net';
+import type { Server, Socket } from 'node:net';
+import type { Endpoint } from '../../../agent/protocol/scalars.ts';
+import { readLocalEndpoint, readOriginalDestination, readPeerEndpoint } from './kernelSocket.ts';
+import { errorName, runProgram, tellEvent } from './program.ts';
+import type { EndedProxying, ProxiedConnection, ProxyParams } from './reports.ts';
+
+/**
+ * The sidecar of a lab: a transparent proxy as Envoy is one under Istio. It asks for the original destination of every
+ * connection and connects on to it: outbound as it is, inbound from the passthrough source.
+ */
+runProgram(async (params: ProxyParams) => {
+  let count = 0;
+  const accept = (listener: ProxiedConnection['listener'], downstream: Socket): void => {
+    const connection = count++;
+    const report = describeConnection(connection, listener, downstream);
+    tellEvent('accepted', report);
+    proxy(report, downstream, listener === 'inbound' ? params.passthroughSource : undefined);
+  };
+  await Promise.all([
+    listen(params.outboundPort, (socket) => {
+      accept('outbound', socket);
+    }),
+    listen(params.inboundPort, (socket) => {
+      accept('inbound', socket);
+    }),
+  ]);
+  return {};
+});
+
+async function listen(port: number, accept: (socket: Socket) => void): Promise<Server> {
+  const server = createServer({ allowHalfOpen: true, pauseOnConnect: true, noDelay: true }, accept);
+  server.listen(port, '0.0.0.0');
+  await once(server, 'listening');
+  return server;
+}
+
+function describeConnection(connection: number, listener: ProxiedConnection['listener'], socket: Socket): ProxiedConnection {
+  const report = { connection, listener, peer: readPeerEndpoint(socket), local: readLocalEndpoint(socket) };
+  try {
+    return { ...report, originalDestination: readOriginalDestination(socket), originalDestinationError: null };
+  } catch (error) {
+    return { ...report, originalDestination: null, originalDestinationError: errorName(error as Error) };
+  }
+}
+
+function proxy(report: ProxiedConnection, downstream: Socket, localAddress: string | undefined): void {
+  const destination = report.originalDestination;
+  if (destination === null || equalEndpoints(destination, report.local)) {
+    // To connect on would mean to connect to oneself, for ever.
+    tellEnd(report.connection, 0, 0, 'NO_DESTINATION');
+    downstream.on('error', () => undefined);
+    downstream.resetAndDestroy();
+    return;
+  }
+  const upstream = connect({
+    host: destination.address,
+    port: destination.port,
+    allowHalfOpen: true,
+    noDelay: true,
+    ...(localAddress === undefined ? {} : { localAddress }),
+  });
+  let error: string | null = null;
+  let open = 2;
+  const resetBoth = (cause: Error): void => {
+    error ??= errorName(cause);
+    downstream.resetAndDestroy();
+    upstream.resetAndDestroy();
+  };
+  const closeOne = (): void => {
+    open--;
+    if (open === 0) {
+      tellEnd(report.connection, upstream.bytesWritten, downstream.bytesWritten, error);
+    }
+  };
+  for (const socket of [downstream, upstream]) {
+    socket.on('error', resetBoth);
+    socket.on('close', closeOne);
+  }
+  upstream.once('connect', () => {
+    // pipe() ends the other side where one has ended: a half-close goes on as a half-close.
+    downstream.pipe(upstream);
+    upstream.pipe(downstream);
+  });
+}
+
+function tellEnd(connection: number, bytesToUpstream: number, bytesToDownstream: number, error: string | null): void {
+  const ended: EndedProxying = { connection, bytesToUpstream, bytesToDownstream, error };
+  tellEvent('ended', ended);
+}
+
+function equalEndpoints(left: Endpoint, right: Endpoint): boolean {
+  return left.address === right.address && left.port === right.port;
+}
