@@ -1,0 +1,202 @@
+import { createHash } from 'node:crypto';
+import { chmodSync, copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { basename, join, relative } from 'node:path';
+import { parseArgs } from 'node:util';
+import { dist, root } from './paths.mjs';
+import { isProgram } from './run.mjs';
+
+/**
+ * How to build. `minify`: for a package; `watch`: build again at every change, until interrupted.
+ * @typedef {{ minify: boolean, watch: boolean }} BuildOptions
+ */
+
+/**
+ * Builds everything into dist/: the bundles, the BPF object, the agent's folder with its native libraries and manifest, and
+ * dist/meta.json with the size of each bundle.
+ * @param {BuildOptions} options
+ */
+export async function build(options) {
+  const esbuild = await import('esbuild');
+  const bundles = listBundles(options);
+  if (options.watch) {
+    await finishAgent();
+    for (const bundle of bundles) {
+      const context = await esbuild.context({ ...bundle, logLevel: 'info' });
+      await context.watch();
+    }
+    console.log('Watching for changes. Ctrl+C ends it.');
+    return;
+  }
+  rmSync(dist, { recursive: true, force: true });
+  mkdirSync(dist, { recursive: true });
+  const results = await Promise.all(bundles.map((bundle) => esbuild.build(bundle)));
+  await finishAgent();
+  writeMeta(results.map((result) => result.metafile));
+  chmodSync(join(dist, 'cli.cjs'), 0o755);
+}
+
+/**
+ * @param {BuildOptions} options
+ * @returns {(import('esbuild').BuildOptions & { metafile: true })[]}
+ */
+function listBundles({ minify }) {
+  /** @satisfies {import('esbuild').BuildOptions} */
+  const common = {
+    absWorkingDir: root,
+    bundle: true,
+    minify,
+    sourcemap: minify ? false : 'linked',
+    legalComments: 'none',
+    logLevel: 'warning',
+    metafile: /** @type {const} */ (true),
+  };
+  /** @satisfies {import('esbuild').BuildOptions} */
+  const onNode = {
+    ...common,
+    platform: 'node',
+    target: 'node20',
+    format: 'cjs',
+    alias: { koffi: createRequire(import.meta.url).resolve('koffi') },
+    plugins: [nativeLibraries],
+  };
+  const pages = listPages();
+  return [
+    { ...onNode, entryPoints: ['extension/extension.ts'], outfile: 'dist/extension.cjs', external: ['vscode'] },
+    { ...onNode, entryPoints: ['agent/main.ts'], outfile: 'dist/agent/agent.cjs' },
+    { ...onNode, entryPoints: ['cli/main.ts'], outfile: 'dist/cli.cjs', banner: { js: '#!/usr/bin/env node' } },
+    { ...common, platform: 'browser', target: 'es2022', format: 'esm', entryPoints: ['simulator/node.ts'], outfile: 'dist/simulator.js' },
+    { ...common, platform: 'browser', target: 'es2022', format: 'iife', entryPoints: pages, outdir: 'dist/webviews', loader: { '.css': 'css' } },
+  ];
+}
+
+/** Every page of the webviews: the scripts (and their styles) directly in extension/webviews/app that are named after a page. */
+function listPages() {
+  const folder = 'extension/webviews/app';
+  return readdirSync(join(root, folder))
+    .filter((name) => /\.page\.(m?ts|css)$/.test(name))
+    .map((name) => `${folder}/${name}`);
+}
+
+/**
+ * Keeps native code out of the bundles. koffi's library is loaded from beside the bundle, whichever C library this Node.js runs
+ * on; the optional native parts of ssh2 answer as if they were not installed, for which ssh2 has JavaScript.
+ * @type {import('esbuild').Plugin}
+ */
+const nativeLibraries = {
+  name: 'native-libraries',
+  setup(builder) {
+    builder.onResolve({ filter: /^@koromix\/koffi-/ }, ({ path }) => ({ path, namespace: 'koffi' }));
+    builder.onLoad({ filter: /.*/, namespace: 'koffi' }, ({ path }) => ({ loader: 'js', contents: koffiLoader(path.replace('@koromix/koffi-', '')) }));
+    builder.onResolve({ filter: /\.node$|^cpu-features$/ }, ({ path }) => ({ path, namespace: 'left-out' }));
+    builder.onLoad({ filter: /.*/, namespace: 'left-out' }, () => ({ loader: 'js', contents: `throw new Error('left out of the bundle');` }));
+  },
+};
+
+/**
+ * The module that stands for koffi's package of one platform in a bundle.
+ * @param {string} platform such as linux-x64
+ */
+function koffiLoader(platform) {
+  if (!koffiPlatforms.some(({ arch }) => platform === `linux-${arch}`)) {
+    return `throw new Error('Meshpath has no native library for ${platform}');`;
+  }
+  return `
+    const load = require('node:module').createRequire(__filename);
+    const { join } = require('node:path');
+    const failures = [];
+    for (const folder of [__dirname, join(__dirname, 'agent')]) {
+      for (const libc of ['glibc', 'musl']) {
+        try {
+          module.exports = load(join(folder, 'koffi-${platform}-' + libc + '.node'));
+          return;
+        } catch (error) {
+          failures.push(error.message);
+        }
+      }
+    }
+    throw new Error(failures.join('; '));`;
+}
+
+/** The machines that the agent runs on, and the folders of their two libraries in koffi's packages. */
+const koffiPlatforms = /** @type {const} */ ([
+  { arch: 'x64', folders: { glibc: 'linux_x64', musl: 'musl_x64' } },
+  { arch: 'arm64', folders: { glibc: 'linux_arm64', musl: 'musl_arm64' } },
+]);
+
+/** Puts what the agent needs beside it: the BPF object and koffi's libraries; then the manifest of all of it. */
+async function finishAgent() {
+  const folder = join(dist, 'agent');
+  mkdirSync(folder, { recursive: true });
+  const { compileBpf } = await import('./compileBpf.mjs');
+  await compileBpf(join(dist, 'bpf'));
+  copyFileSync(join(dist, 'bpf/meshpath.bpf.o'), join(folder, 'meshpath.bpf.o'));
+  const { koffiPackage } = await import('./koffiPackage.mjs');
+  /** @type {Map<string, { arch: string, libc: string }>} */
+  const natives = new Map();
+  for (const { arch, folders } of koffiPlatforms) {
+    const source = await koffiPackage(arch);
+    if (source === undefined) {
+      console.log(`No native library for nodes of the ${arch} kind in this build: the npm registry could not be reached.`);
+      continue;
+    }
+    for (const [libc, sub] of Object.entries(folders)) {
+      const name = `koffi-linux-${arch}-${libc}.node`;
+      copyFileSync(join(source, sub, 'koffi.node'), join(folder, name));
+      natives.set(name, { arch, libc });
+    }
+  }
+  writeManifest(folder, natives);
+}
+
+/**
+ * Writes agent/manifest.json: what an installed agent consists of. The content hash names the folder that it is installed in.
+ * @param {string} folder
+ * @param {ReadonlyMap<string, { arch: string, libc: string }>} natives
+ */
+function writeManifest(folder, natives) {
+  const files = readdirSync(folder)
+    .filter((name) => /\.(cjs|o|node)$/.test(name))
+    .sort()
+    .map((name) => {
+      const content = readFileSync(join(folder, name));
+      return { name, sha256: createHash('sha256').update(content).digest('hex'), bytes: content.length, ...natives.get(name) };
+    });
+  const contentHash = createHash('sha256').update(files.map(({ name, sha256 }) => `${sha256}  ${name}\n`).join('')).digest('hex');
+  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+  writeFileSync(join(folder, 'manifest.json'), `${JSON.stringify({ version, files, contentHash }, null, 2)}\n`);
+}
+
+/** @param {import('esbuild').Metafile[]} metafiles */
+function writeMeta(metafiles) {
+  const merged = { inputs: {}, outputs: {} };
+  for (const { inputs, outputs } of metafiles) {
+    Object.assign(merged.inputs, inputs);
+    Object.assign(merged.outputs, outputs);
+  }
+  writeFileSync(join(dist, 'meta.json'), JSON.stringify(merged));
+}
+
+/** Gives every file of dist with its size in bytes, source maps and reports left out. */
+export function listBuilt() {
+  if (!existsSync(dist)) {
+    return [];
+  }
+  return readdirSync(dist, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && !entry.name.endsWith('.map') && entry.name !== 'meta.json')
+    .map((entry) => join(entry.parentPath, entry.name))
+    .map((path) => ({ name: relative(dist, path), bytes: statSync(path).size }))
+    .sort((a, b) => a.name.localeCompare(b.name));
+}
+
+if (isProgram(import.meta.url)) {
+  const { values } = parseArgs({ options: { minify: { type: 'boolean', default: false }, watch: { type: 'boolean', default: false } } });
+  const started = performance.now();
+  await build(values);
+  if (!values.watch) {
+    for (const { name, bytes } of listBuilt()) {
+      console.log(`${(bytes / 1024).toFixed(1).padStart(9)} KiB  ${name}`);
+    }
+    console.log(`Built ${basename(dist)}/ in ${((performance.now() - started) / 1000).toFixed(1)} s.`);
+  }
+}
