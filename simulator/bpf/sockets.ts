@@ -1,0 +1,1 @@
+export interface KernelSocket { readonly cookie: bigint }
