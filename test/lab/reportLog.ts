@@ -16,7 +16,7 @@ export class ReportLog<Report> {
   }
 
   /** Resolves with the first report that `matches`, also one that came before; rejects with an Error after the time. */
-  async waitFor(matches: (report: Report) => boolean, milliseconds = 10_000): Promise<Report> {
+  async waitFor(matches: (report: Report) => boolean = () => true, milliseconds = 10_000): Promise<Report> {
     const [first] = await this.#wait(() => this.#reports.filter(matches).slice(0, 1), 1, milliseconds);
     if (first === undefined) {
       throw new Error('a report was found and lost');

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { request } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
 import type { Socket } from 'node:net';
 import { readLocalEndpoint, readPeerEndpoint } from './kernelSocket.ts';
@@ -7,7 +8,6 @@ import { createPattern } from './pattern.ts';
 import type { Pattern } from './pattern.ts';
 import { runProgram } from './program.ts';
 import type {
-  ClientParams,
   HttpParams,
   HttpReply,
   HttpResult,
@@ -27,8 +27,7 @@ interface ClientConnection {
 }
 
 /** The application's client of a lab: opens connections and moves bytes on them as it is told. */
-runProgram((params: ClientParams) => {
-  void params;
+runProgram((_params) => {
   const connections = new Map<number, ClientConnection>();
   let count = 0;
   const find = (id: number): ClientConnection => {
@@ -174,7 +173,7 @@ async function askHttp(params: HttpParams): Promise<HttpResult> {
     agent: false,
   });
   message.end(Buffer.alloc(params.bodyBytes, 'x'));
-  const [response] = (await once(message, 'response')) as [import('node:http').IncomingMessage];
+  const [response] = (await once(message, 'response')) as [IncomingMessage];
   let text = '';
   response.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));
   await once(response, 'end');

@@ -10,13 +10,11 @@ export const PARAMS_VARIABLE = 'MESHPATH_LAB_PARAMS';
  * goes away. It starts as root and drops its rights itself, so that Node.js and its modules may be in a folder that
  * this user cannot read; all sockets are made afterwards and belong to this user (net/netfilter/xt_owner.c).
  */
-export function runProgram<Params extends { readonly identity: ProgramIdentity }>(
-  start: (params: Params) => Promise<CommandHandlers>,
-): void {
-  const params = JSON.parse(process.env[PARAMS_VARIABLE] ?? '') as Params;
+export function runProgram(start: (params: never) => Promise<CommandHandlers>): void {
+  const params = JSON.parse(process.env[PARAMS_VARIABLE] ?? '') as { readonly identity: ProgramIdentity };
   process.on('disconnect', () => process.exit(0));
   becomeUser(params.identity);
-  start(params).then(
+  start(params as never).then(
     (handlers) => {
       process.on('message', (command: Command) => {
         void answer(handlers, command);

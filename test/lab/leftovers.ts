@@ -1,0 +1,83 @@
+import { readdir } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { findCgroup2Mount, listCgroupProcesses } from './cgroup2.ts';
+import { runCommand } from './command.ts';
+import { LAB_PREFIX } from './lab.ts';
+
+const PROGRAM_PREFIX = 'meshpath_';
+const FREE_DEADLINE_MILLISECONDS = 10_000;
+
+/** What a run left on the machine. */
+export interface Leftovers {
+  /** Names under /run/netns. */
+  readonly namespaces: readonly string[];
+  /** Names of folders at the root of the cgroup2 hierarchy. */
+  readonly cgroups: readonly string[];
+  /** Processes in those cgroups. */
+  readonly processes: readonly number[];
+  /** `meshpath_sk_msg (id 17)` */
+  readonly programs: readonly string[];
+}
+
+/** Whose leftovers to look for: other runs may be going on at the same time on the machine. */
+export interface LeftoverScope {
+  /** Only of this lab; of all that this process made where it is left out. */
+  readonly labId?: string;
+  /** Processes that loaded programs; this one where it is left out. Programs that nobody holds any more always count. */
+  readonly holders?: readonly number[];
+}
+
+/** Lists what labs and the datapath left on the machine: namespaces, cgroups, processes in them, and BPF programs. */
+export async function listLeftovers(scope: LeftoverScope = {}): Promise<Leftovers> {
+  const prefix = scope.labId ?? `${LAB_PREFIX}${process.pid}-`;
+  const mount = await findCgroup2Mount();
+  const cgroups = (await readdir(mount)).filter((name) => name.startsWith(prefix));
+  const processes = (await Promise.all(cgroups.map((name) => listCgroupProcesses(join(mount, name))))).flat();
+  return {
+    namespaces: await listNamespaces(prefix),
+    cgroups: cgroups.map((name) => basename(name)),
+    processes,
+    programs: await listPrograms(scope.holders ?? [process.pid]),
+  };
+}
+
+/**
+ * Resolves once nothing is left; rejects with an Error that names what is after ten seconds. It waits because the kernel
+ * frees programs only when the last reader is through with them.
+ */
+export async function waitForNothingLeft(scope: LeftoverScope = {}): Promise<void> {
+  const deadline = Date.now() + FREE_DEADLINE_MILLISECONDS;
+  for (;;) {
+    const leftovers = await listLeftovers(scope);
+    if (Object.values(leftovers).every((list: readonly unknown[]) => list.length === 0)) {
+      return;
+    }
+    if (Date.now() > deadline) {
+      throw new Error(`left on the machine: ${JSON.stringify(leftovers)}`);
+    }
+    await delay(100);
+  }
+}
+
+async function listNamespaces(prefix: string): Promise<string[]> {
+  const names = await readdir('/run/netns').catch((error: unknown) => {
+    // The folder comes with the first namespace that is ever named.
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
+      return [];
+    }
+    throw error;
+  });
+  return names.filter((name) => name.startsWith(prefix));
+}
+
+async function listPrograms(holders: readonly number[]): Promise<string[]> {
+  const programs = JSON.parse(await runCommand('bpftool', ['--json', 'prog', 'show'])) as readonly {
+    readonly id: number;
+    readonly name?: string;
+    readonly pids?: readonly { readonly pid: number }[];
+  }[];
+  return programs
+    .filter(({ name = '', pids = [] }) => name.startsWith(PROGRAM_PREFIX) && (pids.length === 0 || pids.some(({ pid }) => holders.includes(pid))))
+    .map(({ id, name = '' }) => `${name} (id ${id})`);
+}
