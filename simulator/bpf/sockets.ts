@@ -1,1 +1,35 @@
-export interface KernelSocket { readonly cookie: bigint }
+import type { CgroupPath, Endpoint, NamespaceId } from '../../agent/protocol/scalars.ts';
+import type { BpfMap } from './maps.ts';
+
+/** TCP states as programs see them (include/net/tcp_states.h). */
+export const TCP_STATE = { ESTABLISHED: 1, SYN_SENT: 2, SYN_RECEIVED: 3, CLOSE: 7, LISTEN: 10 } as const;
+
+/** The process that acts, as helpers about the current task tell. */
+export interface Task {
+  readonly pid: number;
+  readonly command: string;
+  readonly uid: number;
+  readonly gid: number;
+  readonly cgroupId: bigint;
+}
+
+/** A TCP socket of the simulated kernel, as much of it as BPF programs can see and change. */
+export interface KernelSocket {
+  readonly cookie: bigint;
+  readonly namespace: NamespaceId;
+  readonly netnsCookie: bigint;
+  /** AF_INET 2 or AF_INET6 10: a socket accepted on `::` is of AF_INET6 even where its peer has an IPv4 address. */
+  readonly family: 2 | 10;
+  readonly cgroup: CgroupPath | null;
+  readonly cgroupId: bigint;
+  readonly owner: Task;
+  local: Endpoint;
+  remote: Endpoint;
+  state: number;
+  /** BPF_SOCK_OPS_*_CB_FLAG bits that a program asked for. */
+  callbacks: number;
+  /** Bytes that were redirected into it and that nobody has read. */
+  unreadBytes: number;
+  /** What programs keep with it (BPF_MAP_TYPE_SK_STORAGE); freed with the socket. */
+  readonly storage: Map<BpfMap, Uint8Array>;
+}
