@@ -48,6 +48,8 @@ export interface FlowChoice {
 }
 
 export interface ExplainPanelContent {
+  /** The key of the node. */
+  readonly node: string;
   readonly nodeLabel: string;
   readonly takenAt: string;
   readonly choice: FlowChoice;
