@@ -26,6 +26,8 @@ let raw = host.kept()?.raw === true;
 let order: SortOrder | null = null;
 /** Raised by every new reading, so that an older one that is still going on stops. */
 let reading = 0;
+/** Reads the table that is shown again, in its place. */
+let readAgain: ((mine: number) => Promise<void>) | undefined;
 
 void open();
 
@@ -38,7 +40,8 @@ async function open(): Promise<void> {
   try {
     const subject = await host.requester.request('open', null);
     if (mine === reading) {
-      await createTable(subject, mine);
+      readAgain ??= createTable(subject);
+      await readAgain(mine);
     }
   } catch (thrown) {
     if (mine === reading) {
@@ -48,6 +51,7 @@ async function open(): Promise<void> {
 }
 
 function showProblem(thrown: unknown): void {
+  readAgain = undefined;
   page.replaceChildren(
     createProblem(thrown, {
       retry: () => void open(),
@@ -59,15 +63,16 @@ function showProblem(thrown: unknown): void {
   );
 }
 
-async function createTable(subject: MapPanelSubject, mine: number): Promise<void> {
+/** Puts the table on the page; gives the function that reads its entries. */
+function createTable(subject: MapPanelSubject): (mine: number) => Promise<void> {
   const { map } = subject;
-  const entries: MapEntry[] = [];
+  let entries: MapEntry[] = [];
   let builder: TableBuilder = createTableBuilder(map, raw ? 'raw' : 'decoded');
   let cursor: string | null = null;
   let status = '';
   const count = html('span', { class: 'quiet count', role: 'status' });
   const empty = html('p', { class: 'empty', hidden: true });
-  const more = createButton('Read more', () => void readOn().catch(showProblem), true);
+  const more = createButton('Read more', () => void readOn(reading).catch(showProblem), true);
   more.hidden = true;
   const grid = createWindowedGrid(`Entries of the map ${map.name}`, {
     sort: (next) => {
@@ -104,16 +109,20 @@ async function createTable(subject: MapPanelSubject, mine: number): Promise<void
     keep();
     show();
   };
-  const readOn = async (): Promise<void> => {
+  const readOn = async (mine: number): Promise<void> => {
     more.hidden = true;
-    const end = entries.length + ROWS_PER_READ;
+    const end = (cursor === null ? 0 : entries.length) + ROWS_PER_READ;
     let changed = false;
     do {
-      const next = await host.requester.request('readPage', { cursor, limit: entries.length === 0 ? FIRST_PAGE : PAGE });
+      const next = await host.requester.request('readPage', { cursor, limit: cursor === null ? FIRST_PAGE : PAGE });
       if (mine !== reading) {
         return;
       }
-      entries.push(...next.entries);
+      if (cursor === null) {
+        entries = [];
+        builder = createTableBuilder(map, raw ? 'raw' : 'decoded');
+      }
+      entries = entries.concat(next.entries);
       builder.add(next.entries);
       cursor = next.nextCursor;
       changed ||= next.changedDuringRead;
@@ -165,5 +174,8 @@ async function createTable(subject: MapPanelSubject, mine: number): Promise<void
   ];
   page.replaceChildren(...parts);
   keep();
-  await readOn();
+  return (mine) => {
+    cursor = null;
+    return readOn(mine);
+  };
 }

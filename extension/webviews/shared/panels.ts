@@ -19,6 +19,8 @@ export interface MapPanelContract {
 }
 
 export interface MapPanelSubject {
+  /** The key of the node. */
+  readonly node: string;
   readonly nodeLabel: string;
   readonly map: MapInfo;
 }
