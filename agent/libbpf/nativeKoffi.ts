@@ -13,14 +13,17 @@ export type Koffi = typeof koffi;
 const folder = typeof __dirname === 'string' ? __dirname : import.meta.dirname;
 
 /**
- * Names of koffi's native module beside the deployed bundle, in the order in which they are tried: that of another C
- * library fails to open and the next one is taken. They are copies of `@koromix/koffi-linux-ARCH/linux_ARCH/koffi.node`
- * (glibc) and `…/musl_ARCH/koffi.node`. koffi's own JavaScript only looks for the native module in places that a
- * bundle does not have, and adds nothing that is used here.
+ * Where koffi's native module is beside a deployed bundle, in the order in which they are tried: the one for another C
+ * library fails to open and the next one is taken. The build puts them into the agent's folder, which the command
+ * line's bundle has beside it. koffi's own JavaScript only looks in places that a bundle does not have, and adds
+ * nothing that is used here, so it is not part of the bundle.
  */
-function deployedNames(): readonly string[] {
-  const stem = `koffi-${process.platform}-${process.arch}`;
-  return [`${stem}.node`, `${stem}-musl.node`];
+function deployedPaths(): readonly string[] {
+  const platform = `${process.platform}-${process.arch}`;
+  return [folder, join(folder, 'agent')].flatMap((place) => [
+    join(place, `koffi-${platform}-glibc.node`),
+    join(place, `koffi-${platform}-musl.node`),
+  ]);
 }
 
 /**
@@ -28,14 +31,12 @@ function deployedNames(): readonly string[] {
  * Throws AGENT_PLATFORM_UNSUPPORTED where neither can be loaded.
  */
 export function loadKoffi(): Koffi {
-  const deployed = deployedNames()
-    .map((name) => join(folder, name))
-    .filter((path) => existsSync(path));
-  const require = createRequire(join(folder, 'package.json'));
+  const deployed = deployedPaths().filter((path) => existsSync(path));
+  const load = createRequire(join(folder, 'package.json'));
   let failure: unknown;
   for (const name of deployed.length > 0 ? deployed : ['koffi']) {
     try {
-      return require(name) as Koffi;
+      return load(name) as Koffi;
     } catch (error) {
       failure ??= error;
     }

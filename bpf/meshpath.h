@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
+/*
+ * What the programs in the kernel share with whoever loads, reads or simulates them. Every structure has its padding
+ * written out, so that keys compare byte by byte. Addresses are 16 bytes, IPv4 as ::ffff:a.b.c.d, so that the two ends
+ * of one connection name it alike whatever their address families are (a listener on [::] accepts IPv4 too).
+ */
+#ifndef MESHPATH_H
+#define MESHPATH_H
+
+#include <stdbool.h>
+#include <linux/types.h>
+
+/* IPv6, or IPv4 as an IPv4-mapped address; network order. All zero: none. */
+struct ip_address {
+	__be32 word[4];
+};
+
+struct endpoint {
+	struct ip_address address;
+	__be16 port;
+	__u16 reserved;
+};
+
+/*
+ * A connection as the connecting side sees it; key of `connections`. netns_cookie is that of the network namespace,
+ * or 0 where both addresses are registered in `pod_addresses`: those are unique on the node, all others
+ * (127.0.0.1) are not, and without the namespace bytes could reach another pod. On kernels without
+ * bpf_get_netns_cookie in sockops (before 5.15) it is the id of the pod's cgroup.
+ */
+struct connection_key {
+	__u64 netns_cookie;
+	struct ip_address source;
+	struct ip_address destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u32 reserved;
+};
+
+/* A socket: key of `sockets`. netns_cookie is as in struct connection_key. */
+struct socket_key {
+	__u64 netns_cookie;
+	struct ip_address local;
+	struct ip_address remote;
+	__be16 local_port;
+	__be16 remote_port;
+	__u32 reserved;
+};
+
+/* Value of `connections`: from the SYN until the connecting socket closes. */
+struct connection {
+	struct endpoint original; /* what connect(2) was asked for, where it was rewritten */
+	/* Each of these is written by one side only: bytes of their own need no atomic operations (Linux 5.12). */
+	bool is_rewritten;
+	bool is_connecting_enrolled; /* the connecting socket is in `sockets` */
+	bool is_accepting_enrolled; /* the accepting socket is in `sockets` */
+	bool is_answered; /* the accepting side was told the original destination */
+	__u64 opened_boot_nanoseconds;
+	__u64 connecting_cookie; /* socket cookies */
+	__u64 accepting_cookie; /* 0: not accepted yet */
+	__u64 connecting_cgroup_id; /* of the pods */
+	__u64 accepting_cgroup_id;
+	__u64 connecting_netns_cookie;
+	__u64 accepting_netns_cookie;
+	/* Bytes that were redirected to one side since that side last sent something. */
+	__u64 unread_by_accepting;
+	__u64 unread_by_connecting;
+	__u32 connecting_uid;
+	__u32 reserved;
+};
+
+/* Socket storage; value of `socket_state`. */
+struct socket_state {
+	struct connection_key connection;
+	struct socket_key peer; /* key of the other end in `sockets` */
+	struct endpoint original;
+	/* Bytes of their own: a system call on the socket may set one while a message sets another. */
+	bool is_connecting; /* this is the side that connects */
+	bool is_rewritten; /* connect(2) was rewritten; `original` is what was asked for */
+	bool is_redirecting; /* a message of it was redirected */
+	bool is_passing; /* its messages go through TCP until it closes, for `pass_reason` */
+	__u64 cookie;
+	__u64 cgroup_id;
+	__u64 netns_cookie;
+	__u32 uid;
+	__u32 pass_reason; /* enum decision_reason */
+	bool is_answered; /* getsockopt or getpeername was answered and told as an event */
+	__u8 reserved[7];
+};
+
+/* A pod; value of `pods`. All zero until the agent filled it in: cgroup_id is never 0. */
+struct pod {
+	__u64 cgroup_id;
+	struct ip_address source; /* what its connections come from: its first IPv4 address */
+};
+
+/* Value of `pod_addresses`: whose address the key (struct ip_address) is. */
+struct pod_owner {
+	__u64 cgroup_id;
+};
+
+/* The one entry of `control`. */
+struct control {
+	__u32 switched_off; /* not 0: no new connection is touched, and no message is redirected any more */
+	__u32 reserved;
+	__u64 live_connections; /* entries in `connections` */
+};
+
+#define EXCLUDED_PORTS_MAX 16
+#define UID_UNKNOWN 0xffffffff
+
+/* `.rodata`: what the mesh looks like, and limits; set before the programs are loaded. Ports in host order. */
+struct mesh_profile {
+	__u64 unread_limit; /* bytes redirected one way without an answer; 0: no limit */
+	__u64 connection_limit; /* connections after which new ones are left to iptables; below the size of the map */
+	struct ip_address passthrough_source; /* all zero: none */
+	__u32 proxy_uid;
+	__u32 proxy_gid;
+	__u16 outbound_port;
+	__u16 inbound_port;
+	__u16 excluded_inbound_ports[EXCLUDED_PORTS_MAX]; /* end at the first 0 */
+	__u16 excluded_outbound_ports[EXCLUDED_PORTS_MAX];
+	__u32 has_netns_cookie; /* not 0: sockops programs may call bpf_get_netns_cookie (Linux 5.15) */
+};
+
+enum decision_hook {
+	DECISION_HOOK_CONNECT4,
+	DECISION_HOOK_SOCKOPS,
+	DECISION_HOOK_SK_MSG,
+	DECISION_HOOK_GETSOCKOPT,
+	DECISION_HOOK_GETPEERNAME4,
+};
+
+enum decision_reason {
+	DECISION_REDIRECTED_TO_OUTBOUND,
+	DECISION_REDIRECTED_TO_INBOUND,
+	DECISION_SIDECAR_TO_APPLICATION,
+	DECISION_PASSED_LOOPBACK,
+	DECISION_PASSED_OWN_ADDRESS,
+	DECISION_PASSED_EXCLUDED_PORT,
+	DECISION_PASSED_PEER_NOT_ENROLLED,
+	DECISION_PASSED_NOT_CONFIGURED,
+	DECISION_PASSED_BIND_FAILED,
+	DECISION_PASSED_SWITCHED_OFF,
+	DECISION_FAILED_STORAGE,
+	DECISION_ENROLLED_ACTIVE,
+	DECISION_ENROLLED_PASSIVE,
+	DECISION_ENROL_FAILED,
+	DECISION_CONNECTIONS_FULL,
+	DECISION_MESSAGE_REDIRECTED,
+	DECISION_MESSAGE_PASSED_PEER_MISSING,
+	DECISION_MESSAGE_PASSED_UNREAD_LIMIT,
+	DECISION_MESSAGE_PASSED_SWITCHED_OFF,
+	DECISION_ANSWERED_ORIGINAL_DESTINATION,
+	DECISION_ANSWERED_PEER_NAME,
+	DECISION_CONNECTION_CLOSED,
+	/* Not a decision: events that `events` had no room for. Last in `counters`. */
+	DECISION_EVENTS_LOST,
+};
+
+#define DECISION_COUNTERS (DECISION_EVENTS_LOST + 1)
+
+/* A record of `events`. The tuple is that of the socket after any rewrite; ports and addresses may be 0: not known. */
+struct decision_event {
+	__u64 boot_nanoseconds;
+	__u64 socket_cookie;
+	__u64 cgroup_id;
+	__u64 netns_cookie;
+	struct endpoint local;
+	struct endpoint remote;
+	struct endpoint original; /* address all zero: none */
+	enum decision_hook hook;
+	enum decision_reason reason;
+	__u32 error; /* positive errno, 0: none */
+	__u32 uid; /* UID_UNKNOWN: not known */
+	__u32 bytes;
+};
+
+#endif
