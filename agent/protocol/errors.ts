@@ -2,59 +2,63 @@
  * Every error that reaches a person has a code that programs can test, a message that says what happened, the reason
  * why it happened, and a remedy that says what to do. Never test a message: test the code.
  */
-export type ErrorCode =
+export const ERROR_CODES = [
   // The connection to a node
-  | 'HOST_UNREACHABLE'
-  | 'HOST_KEY_UNKNOWN'
-  | 'HOST_KEY_MISMATCH'
-  | 'HOST_KEY_REVOKED'
-  | 'SSH_CONFIG_INVALID'
-  | 'SSH_AUTHENTICATION_FAILED'
-  | 'SSH_KEY_UNREADABLE'
-  | 'SSH_CONNECTION_LOST'
-  | 'SSH_PROTOCOL_FAILED'
+  'HOST_UNREACHABLE',
+  'HOST_KEY_UNKNOWN',
+  'HOST_KEY_MISMATCH',
+  'HOST_KEY_REVOKED',
+  'SSH_CONFIG_INVALID',
+  'SSH_AUTHENTICATION_FAILED',
+  'SSH_KEY_UNREADABLE',
+  'SSH_CONNECTION_LOST',
+  'SSH_PROTOCOL_FAILED',
   // The agent on the node
-  | 'AGENT_NODE_MISSING'
-  | 'AGENT_NODE_TOO_OLD'
-  | 'AGENT_UPLOAD_FAILED'
-  | 'AGENT_START_FAILED'
-  | 'AGENT_PROTOCOL_MISMATCH'
-  | 'AGENT_STOPPED'
-  | 'AGENT_PLATFORM_UNSUPPORTED'
-  | 'SUDO_UNAVAILABLE'
-  | 'SUDO_PASSWORD_WRONG'
+  'AGENT_NODE_MISSING',
+  'AGENT_NODE_TOO_OLD',
+  'AGENT_UPLOAD_FAILED',
+  'AGENT_START_FAILED',
+  'AGENT_PROTOCOL_MISMATCH',
+  'AGENT_STOPPED',
+  'AGENT_PLATFORM_UNSUPPORTED',
+  'SUDO_UNAVAILABLE',
+  'SUDO_PASSWORD_WRONG',
   // The kernel of the node
-  | 'CAPABILITY_MISSING'
-  | 'KERNEL_TOO_OLD'
-  | 'KERNEL_UNSUITABLE'
-  | 'BTF_MISSING'
-  | 'CGROUP2_MISSING'
-  | 'CGROUP_NOT_FOUND'
-  | 'LIBBPF_MISSING'
-  | 'LIBBPF_TOO_OLD'
-  | 'BPF_OBJECT_INVALID'
-  | 'BPF_LOAD_FAILED'
-  | 'BPF_ATTACH_FAILED'
-  | 'BPF_ATTACH_EXCLUSIVE'
-  | 'MAP_NOT_FOUND'
-  | 'MAP_NOT_READABLE'
-  | 'PROGRAM_NOT_FOUND'
+  'CAPABILITY_MISSING',
+  'KERNEL_TOO_OLD',
+  'KERNEL_UNSUITABLE',
+  'BTF_MISSING',
+  'CGROUP2_MISSING',
+  'CGROUP_NOT_FOUND',
+  'LIBBPF_MISSING',
+  'LIBBPF_TOO_OLD',
+  'BPF_OBJECT_INVALID',
+  'BPF_LOAD_FAILED',
+  'BPF_ATTACH_FAILED',
+  'BPF_ATTACH_EXCLUSIVE',
+  'MAP_NOT_FOUND',
+  'MAP_NOT_READABLE',
+  'PROGRAM_NOT_FOUND',
   // Acceleration
-  | 'ACCELERATION_ALREADY_ON'
-  | 'ACCELERATION_NOT_FOUND'
-  | 'ACCELERATION_OVERLAPS'
-  | 'PROFILE_INVALID'
+  'ACCELERATION_ALREADY_ON',
+  'ACCELERATION_NOT_FOUND',
+  'ACCELERATION_OVERLAPS',
+  'PROFILE_INVALID',
   // Input and the program itself
-  | 'INPUT_INVALID'
-  | 'RULES_INVALID'
-  | 'SNAPSHOT_INVALID'
-  | 'SNAPSHOT_INCOMPLETE'
-  | 'METHOD_UNKNOWN'
-  | 'NOT_SUPPORTED'
-  | 'LIMIT_EXCEEDED'
-  | 'CANCELLED'
-  | 'TIMED_OUT'
-  | 'INTERNAL';
+  'INPUT_INVALID',
+  'RULES_INVALID',
+  'SNAPSHOT_INVALID',
+  'SNAPSHOT_INCOMPLETE',
+  'METHOD_UNKNOWN',
+  'NOT_SUPPORTED',
+  'LIMIT_EXCEEDED',
+  'CANCELLED',
+  'TIMED_OUT',
+  'INTERNAL',
+] as const;
+
+/** One of them. */
+export type ErrorCode = (typeof ERROR_CODES)[number];
 
 /** An error as it travels in JSON. */
 export interface WireError {
@@ -90,6 +94,21 @@ export class MeshpathError extends Error implements WireError {
   toJSON(): WireError {
     return { code: this.code, message: this.message, reason: this.reason, remedy: this.remedy };
   }
+}
+
+/**
+ * Reads an error that came from outside as JSON; undefined where it is not one. A code that this version does not know,
+ * of a newer agent, becomes INTERNAL.
+ */
+export function parseWireError(value: unknown): WireError | undefined {
+  if (typeof value !== 'object' || value === null) {
+    return undefined;
+  }
+  const { code, message, reason, remedy } = value as Partial<Record<keyof WireError, unknown>>;
+  if (typeof code !== 'string' || typeof message !== 'string' || typeof reason !== 'string' || typeof remedy !== 'string') {
+    return undefined;
+  }
+  return { code: ERROR_CODES.find((known) => known === code) ?? 'INTERNAL', message, reason, remedy };
 }
 
 /** Gives any thrown value as a MeshpathError; what is not one already becomes INTERNAL and keeps its cause. */

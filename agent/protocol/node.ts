@@ -1,4 +1,5 @@
 import { cancelledError } from './errors.ts';
+import { createNotificationListeners } from './listeners.ts';
 import type { MethodName, NotificationName, Notifications, Params, Result } from './methods.ts';
 
 export interface CallOptions {
@@ -39,16 +40,10 @@ export interface NodeService {
   dispose(): Promise<void>;
 }
 
-type Listeners = { [N in NotificationName]?: Set<(value: Notifications[N]) => void> };
-
 /** Gives a Node that calls a service of this process: the simulated node, or the agent inside the command line. */
 export function connectInProcess(createService: (notify: Notify) => NodeService): Node {
-  const listeners: Listeners = {};
-  const service = createService((name, value) => {
-    for (const listener of [...(listeners[name] ?? [])]) {
-      listener(value);
-    }
-  });
+  const listeners = createNotificationListeners();
+  const service = createService(listeners.notify);
   let settleClosed: (error: Error | null) => void = () => undefined;
   const closed = new Promise<Error | null>((resolve) => {
     settleClosed = resolve;
@@ -62,11 +57,7 @@ export function connectInProcess(createService: (notify: Notify) => NodeService)
       }
       return service.handlers[method](params, { signal });
     },
-    listen: (name, listener) => {
-      const set = ((listeners[name] as Set<typeof listener> | undefined) ??= new Set<typeof listener>() as never) as Set<typeof listener>;
-      set.add(listener);
-      return () => set.delete(listener);
-    },
+    listen: listeners.listen,
     close: async () => {
       await service.dispose();
       settleClosed(null);
