@@ -9,6 +9,7 @@ import type { Instruction } from './instructions.ts';
 import { parseBtfExtension } from './lineInfo.ts';
 import type { InstructionLine } from './lineInfo.ts';
 import { mapTypeName, programKind } from './programTypes.ts';
+import { completeSectionTypes } from './sectionTypes.ts';
 
 /** A map that an object defines. */
 export interface MapDefinition {
@@ -69,7 +70,7 @@ export function readBpfObject(bytes: Uint8Array): BpfObject {
   if (findSection(elf, 'maps') !== undefined) {
     throw unsupported('It defines its maps in the section `maps`, which libbpf refuses since 1.0.', 'Define the maps in the section `.maps` (SEC(".maps")) and compile the object again.');
   }
-  const btf = btfSection === undefined ? null : parseBtf(btfSection.bytes);
+  const btf = btfSection === undefined ? null : parseBtf(completeSectionTypes(elf, btfSection));
   const extension = btfSection === undefined || extensionSection === undefined ? undefined : parseBtfExtension(extensionSection.bytes, btfSection.bytes);
   if (extension !== undefined && extension.coreRelocations > 0) {
     throw unsupported(

@@ -1,0 +1,265 @@
+import { toIpAddress, ipAddressBytes } from '../../agent/protocol/ipAddress.ts';
+import type { CgroupPath, Endpoint, IpAddress, NamespaceId, PortNumber } from '../../agent/protocol/scalars.ts';
+import { mapMessage, mapSockAddr, mapSocketOption, mapSockOps, readSocketAddress, SOCK_OPS } from './contexts.ts';
+import type { Context, OptionAnswer } from './contexts.ts';
+import { wantsStateChanges } from './helpers.ts';
+import type { HelperKernel } from './helpers.ts';
+import { runLoadedProgram } from './loadedObject.ts';
+import type { LoadedObject, ProgramRun } from './loadedObject.ts';
+import { ERRNO } from './maps.ts';
+import type { SocketHash } from './maps.ts';
+import type { AddressSpace } from './memory.ts';
+import type { ProgramDefinition } from './object.ts';
+import { TCP_STATE } from './sockets.ts';
+import type { KernelSocket, Task } from './sockets.ts';
+
+export const SOL_IP = 0;
+export const SO_ORIGINAL_DST = 80;
+const SOCKADDR_IN_BYTES = 16;
+const ANY_ADDRESS = toIpAddress('0.0.0.0');
+const NO_PORT = 0 as PortNumber;
+
+/** A program that is attached to a cgroup or to a sockhash. */
+export interface Attachment {
+  readonly loaded: LoadedObject;
+  readonly program: ProgramDefinition;
+  readonly target: { readonly kind: 'cgroup'; readonly path: CgroupPath; readonly id: bigint } | { readonly kind: 'map'; readonly map: SocketHash };
+}
+
+/** One program that ran at a hook, with the cgroup that it is attached to. */
+export interface HookRun {
+  readonly attachment: Attachment;
+  readonly run: ProgramRun<unknown>;
+}
+
+/** What surrounds the sockets: the world that they live in. */
+export interface SocketSurroundings {
+  readonly cpus: number;
+  readonly bootNanoseconds: () => bigint;
+  readonly random: () => number;
+  /** The cgroup ids of a cgroup and its ancestors, itself first. */
+  readonly cgroupLine: (path: CgroupPath) => readonly bigint[];
+  readonly netnsCookie: (namespace: NamespaceId) => bigint;
+  readonly isLocalAddress: (namespace: NamespaceId, address: IpAddress) => boolean;
+}
+
+export interface SocketRequest {
+  readonly namespace: NamespaceId;
+  readonly cgroup: CgroupPath | null;
+  readonly owner: Task;
+  readonly family: 2 | 10;
+  readonly local: Endpoint | null;
+}
+
+/**
+ * The TCP sockets of a simulated kernel and the hooks at which programs see them: cgroup/connect4, sockops, sk_msg,
+ * cgroup/getsockopt and cgroup/getpeername4 (net/ipv4/af_inet.c, tcp_output.c, tcp_bpf.c, kernel/bpf/cgroup.c).
+ * Packets between the sockets are the business of whoever uses it.
+ */
+export class SocketKernel {
+  readonly #surroundings: SocketSurroundings;
+  readonly #attachments = new Set<Attachment>();
+  readonly #sockets = new Set<KernelSocket>();
+  #nextCookie = 1n;
+  readonly #helperKernel: HelperKernel;
+
+  constructor(surroundings: SocketSurroundings) {
+    this.#surroundings = surroundings;
+    this.#helperKernel = {
+      bootNanoseconds: surroundings.bootNanoseconds,
+      random: surroundings.random,
+      bind: (socket, address) => this.#bind(socket, address),
+    };
+  }
+
+  /** Attaches a program; gives the function that detaches it. */
+  attach(attachment: Attachment): () => void {
+    this.#attachments.add(attachment);
+    return () => {
+      this.#attachments.delete(attachment);
+    };
+  }
+
+  sockets(): readonly KernelSocket[] {
+    return [...this.#sockets];
+  }
+
+  createSocket(request: SocketRequest): KernelSocket {
+    const cookie = this.#nextCookie;
+    this.#nextCookie += 1n;
+    const nowhere: Endpoint = { address: ANY_ADDRESS, port: NO_PORT };
+    const socket: KernelSocket = {
+      cookie,
+      namespace: request.namespace,
+      netnsCookie: this.#surroundings.netnsCookie(request.namespace),
+      family: request.family,
+      cgroup: request.cgroup,
+      cgroupId: request.owner.cgroupId,
+      owner: request.owner,
+      local: request.local ?? nowhere,
+      remote: nowhere,
+      state: TCP_STATE.CLOSE,
+      callbacks: 0,
+      unreadBytes: 0,
+      storage: new Map(),
+    };
+    this.#sockets.add(socket);
+    return socket;
+  }
+
+  /** Runs the connect4 programs for connect(2) of an IPv4 address: where it goes then, and whether it may. */
+  connect(socket: KernelSocket, destination: Endpoint): { readonly allowed: boolean; readonly destination: Endpoint; readonly runs: readonly HookRun[] } {
+    let target = destination;
+    let allowed = true;
+    const runs = this.#cgroupHooks(socket, 'cgroup_inet4_connect').map((attachment): HookRun => {
+      const run = this.#run(attachment, socket, null, (memory) => mapSockAddr(memory, socket, target));
+      target = run.result;
+      allowed &&= returnedValue(run) === 1n;
+      return { attachment, run };
+    });
+    return { allowed, destination: target, runs };
+  }
+
+  /** The socket has its addresses and is about to send its SYN (tcp_connect): sockops TCP_CONNECT. */
+  sendSyn(socket: KernelSocket, local: Endpoint, remote: Endpoint): readonly HookRun[] {
+    socket.local = local;
+    socket.remote = remote;
+    socket.state = TCP_STATE.SYN_SENT;
+    return this.#sockOps(socket, SOCK_OPS.TCP_CONNECT);
+  }
+
+  /** The SYN-ACK has come: sockops ACTIVE_ESTABLISHED. */
+  establishActive(socket: KernelSocket): readonly HookRun[] {
+    socket.state = TCP_STATE.ESTABLISHED;
+    return this.#sockOps(socket, SOCK_OPS.ACTIVE_ESTABLISHED);
+  }
+
+  /** The last ACK of the handshake has come and the accepted socket exists: sockops PASSIVE_ESTABLISHED. */
+  establishPassive(socket: KernelSocket, local: Endpoint, remote: Endpoint): readonly HookRun[] {
+    socket.local = local;
+    socket.remote = remote;
+    socket.state = TCP_STATE.ESTABLISHED;
+    return this.#sockOps(socket, SOCK_OPS.PASSIVE_ESTABLISHED);
+  }
+
+  /**
+   * Sends one message. Where the socket is in a sockhash with an sk_msg program, that decides (tcp_bpf_sendmsg): `redirect`
+   * is the socket that gets the message, null where it goes through TCP; not allowed: EACCES.
+   */
+  send(socket: KernelSocket, bytes: number): { readonly allowed: boolean; readonly redirect: KernelSocket | null; readonly runs: readonly HookRun[] } {
+    const attachment = [...this.#attachments].find(({ target }) => target.kind === 'map' && target.map.sockets().includes(socket));
+    if (attachment === undefined) {
+      return { allowed: true, redirect: null, runs: [] };
+    }
+    const run = this.#run(attachment, socket, null, (memory) => mapMessage(memory, socket, bytes));
+    const allowed = returnedValue(run) === 1n;
+    const redirect = allowed ? run.redirect : null;
+    if (redirect !== null) {
+      redirect.unreadBytes += bytes;
+    }
+    return { allowed, redirect, runs: [{ attachment, run }] };
+  }
+
+  /** The reader took everything that was redirected to the socket. */
+  receive(socket: KernelSocket): void {
+    socket.unreadBytes = 0;
+  }
+
+  /**
+   * getsockopt(SOL_IP, SO_ORIGINAL_DST): `kernelAnswer` is what conntrack knows (null: ENOENT). Gives what the caller gets;
+   * null is an error.
+   */
+  askOriginalDestination(socket: KernelSocket, kernelAnswer: Endpoint | null): { readonly answer: Endpoint | null; readonly runs: readonly HookRun[] } {
+    let state: OptionAnswer = {
+      value: kernelAnswer === null ? new Uint8Array(SOCKADDR_IN_BYTES) : socketAddress(kernelAnswer),
+      length: SOCKADDR_IN_BYTES,
+      result: kernelAnswer === null ? -ERRNO.ENOENT : 0,
+    };
+    let allowed = true;
+    const runs = this.#cgroupHooks(socket, 'cgroup_getsockopt').map((attachment): HookRun => {
+      const before = state;
+      const run = this.#run(attachment, socket, null, (memory) => mapSocketOption(memory, socket, { level: SOL_IP, name: SO_ORIGINAL_DST, ...before }));
+      state = run.result;
+      allowed &&= returnedValue(run) === 1n;
+      return { attachment, run };
+    });
+    return { answer: allowed && state.result === 0 ? (readSocketAddress(state.value) ?? null) : null, runs };
+  }
+
+  /** getpeername(2): what the caller is told. */
+  askPeerName(socket: KernelSocket): { readonly answer: Endpoint; readonly runs: readonly HookRun[] } {
+    let answer = socket.remote;
+    const runs = this.#cgroupHooks(socket, 'cgroup_inet4_getpeername').map((attachment): HookRun => {
+      const run = this.#run(attachment, socket, null, (memory) => mapSockAddr(memory, socket, answer));
+      answer = run.result;
+      return { attachment, run };
+    });
+    return { answer, runs };
+  }
+
+  /** Closes a socket: sockops STATE where it asked for it; it leaves every sockhash and its storage is freed. */
+  close(socket: KernelSocket): readonly HookRun[] {
+    const before = socket.state;
+    socket.state = TCP_STATE.CLOSE;
+    const runs = wantsStateChanges(socket) ? this.#sockOps(socket, SOCK_OPS.STATE, [before, TCP_STATE.CLOSE]) : [];
+    for (const { target } of this.#attachments) {
+      if (target.kind === 'map') {
+        target.map.forget(socket);
+      }
+    }
+    socket.storage.clear();
+    this.#sockets.delete(socket);
+    return runs;
+  }
+
+  #sockOps(socket: KernelSocket, operation: number, operationArguments: readonly number[] = []): readonly HookRun[] {
+    return this.#cgroupHooks(socket, 'cgroup_sock_ops').map((attachment) => ({
+      attachment,
+      run: this.#run(attachment, socket, operation, (memory) => mapSockOps(memory, socket, operation, operationArguments)),
+    }));
+  }
+
+  /** The programs of a hook in effective order: those of the socket's own cgroup first, then of each ancestor. */
+  #cgroupHooks(socket: KernelSocket, attachType: string): Attachment[] {
+    const line = socket.cgroup === null ? [] : this.#surroundings.cgroupLine(socket.cgroup);
+    return line.flatMap((id) =>
+      [...this.#attachments].filter(({ program, target }) => target.kind === 'cgroup' && target.id === id && program.attachType === attachType),
+    );
+  }
+
+  #run<Result>(attachment: Attachment, socket: KernelSocket, operation: number | null, makeContext: (memory: AddressSpace) => Context<Result>): ProgramRun<Result> {
+    const setting = {
+      kernel: this.#helperKernel,
+      task: socket.owner,
+      attachedCgroupId: attachment.target.kind === 'cgroup' ? attachment.target.id : null,
+      cpu: Number(socket.cookie % BigInt(this.#surroundings.cpus)),
+      operation,
+    };
+    return runLoadedProgram(attachment.loaded, attachment.program, setting, makeContext);
+  }
+
+  #bind(socket: KernelSocket, address: Endpoint): number {
+    if (socket.state !== TCP_STATE.CLOSE || socket.local.port !== 0) {
+      return -ERRNO.EINVAL;
+    }
+    if (!this.#surroundings.isLocalAddress(socket.namespace, address.address)) {
+      return -ERRNO.EADDRNOTAVAIL;
+    }
+    socket.local = address;
+    return 0;
+  }
+}
+
+/** What a program returned; a program that faulted lets things be, as one that is not attached would. */
+function returnedValue(run: ProgramRun<unknown>): bigint {
+  return run.outcome.kind === 'returned' ? run.outcome.value : 1n;
+}
+
+function socketAddress(endpoint: Endpoint): Uint8Array {
+  const bytes = new Uint8Array(SOCKADDR_IN_BYTES);
+  const view = new DataView(bytes.buffer);
+  view.setUint16(0, 2, true);
+  view.setUint16(2, endpoint.port, false);
+  bytes.set(ipAddressBytes(endpoint.address), 4);
+  return bytes;
+}
