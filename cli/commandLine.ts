@@ -1,0 +1,130 @@
+import { parseArgs } from 'node:util';
+import { inputError } from '../agent/protocol/errors.ts';
+import type { MeshpathError } from '../agent/protocol/errors.ts';
+import type { Command, CommandArguments, OptionDefinition, OptionDefinitions } from './command.ts';
+import { escapeText } from './text/escape.ts';
+
+/** The options that every command takes. */
+export const COMMON_OPTIONS: OptionDefinitions = {
+  json: { type: 'boolean', description: 'Print JSON for programs; an error is JSON too, on standard error.' },
+  simulated: { type: 'boolean', description: 'Use the simulated node: no root and no Linux needed.' },
+  verbose: { type: 'boolean', description: 'Print more: details, and the stack of an error.' },
+  help: { type: 'boolean', short: 'h', description: 'Print help.' },
+};
+
+const PROGRAM_OPTIONS: OptionDefinitions = {
+  version: { type: 'boolean', short: 'V', description: 'Print the version.' },
+};
+
+/** What a command line asks for. */
+export type Invocation =
+  | { readonly kind: 'help'; readonly command: Command | null }
+  | { readonly kind: 'version' }
+  | { readonly kind: 'run'; readonly command: Command; readonly arguments: CommandArguments };
+
+type OptionValue = string | boolean | (string | boolean)[] | undefined;
+
+/**
+ * Reads the words after `meshpath`. Options may stand before and after operands; `--` ends them. Throws a MeshpathError
+ * INPUT_INVALID for an unknown command or option, a missing or unwanted value, and a wrong number of operands.
+ */
+export function parseCommandLine(words: readonly string[], commands: readonly Command[]): Invocation {
+  const { values, positionals } = parseWords(words, commands);
+  const [name, ...operands] = positionals;
+  if (values['version'] === true) {
+    return { kind: 'version' };
+  }
+  if (name === undefined || (name === 'help' && operands.length === 0)) {
+    if (values['help'] !== true && name === undefined) {
+      throw usageError('No command was given.', 'meshpath needs to be told what to do.', null);
+    }
+    return { kind: 'help', command: null };
+  }
+  const isHelp = name === 'help' || values['help'] === true;
+  const command = findCommand(name === 'help' ? (operands[0] ?? '') : name, commands);
+  if (isHelp) {
+    return { kind: 'help', command };
+  }
+  checkOptions(command, values);
+  checkOperands(command, operands);
+  return { kind: 'run', command, arguments: createArguments(operands, values) };
+}
+
+/** Reads a number of a command line; throws a MeshpathError INPUT_INVALID unless it is whole and from `min` to `max`. */
+export function parseCount(option: string, text: string, min: number, max: number): number {
+  const value = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN;
+  if (!(value >= min && value <= max)) {
+    throw inputError(
+      `--${option} is not a number that can be used.`,
+      `'${escapeText(text.slice(0, 40))}' is not a whole number from ${min} to ${max}.`,
+      `Give a whole number, as in --${option} ${Math.min(max, Math.max(min, 100))}.`,
+    );
+  }
+  return value;
+}
+
+function parseWords(words: readonly string[], commands: readonly Command[]): { values: Record<string, OptionValue>; positionals: string[] } {
+  const all: OptionDefinitions = Object.assign({}, PROGRAM_OPTIONS, COMMON_OPTIONS, ...commands.map(({ options }) => options)) as OptionDefinitions;
+  const options = Object.fromEntries(Object.entries(all).map(([name, definition]) => [name, parseOption(definition)]));
+  try {
+    const { values, positionals } = parseArgs({ args: [...words], options, allowPositionals: true, strict: true });
+    return { values, positionals };
+  } catch (error) {
+    if (error instanceof TypeError && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS_')) {
+      throw usageError('The command line cannot be read.', escapeText(error.message), null);
+    }
+    throw error;
+  }
+}
+
+function parseOption({ type, multiple = false, short }: OptionDefinition): { type: 'boolean' | 'string'; multiple: boolean; short?: string } {
+  return short === undefined ? { type, multiple } : { type, multiple, short };
+}
+
+function findCommand(name: string, commands: readonly Command[]): Command {
+  const command = commands.find((candidate) => candidate.name === name);
+  if (command === undefined) {
+    throw usageError(
+      `There is no command '${escapeText(name.slice(0, 40))}'.`,
+      `The commands are ${commands.map((candidate) => candidate.name).join(', ')}.`,
+      null,
+    );
+  }
+  return command;
+}
+
+function checkOptions(command: Command, values: Readonly<Record<string, OptionValue>>): void {
+  const unknown = Object.keys(values).find((name) => !(name in COMMON_OPTIONS) && !(name in command.options));
+  if (unknown !== undefined) {
+    throw usageError(`meshpath ${command.name} has no option --${unknown}.`, 'It belongs to another command.', command);
+  }
+}
+
+function checkOperands(command: Command, operands: readonly string[]): void {
+  if (operands.length < command.operands.min) {
+    throw usageError(
+      `meshpath ${command.name} needs more to go on.`,
+      `Its usage is: meshpath ${command.name} ${command.usage}`,
+      command,
+    );
+  }
+  if (operands.length > command.operands.max) {
+    const extra = escapeText((operands[command.operands.max] ?? '').slice(0, 40));
+    throw usageError(`meshpath ${command.name} was given more than it takes.`, `It does not know what to do with '${extra}'.`, command);
+  }
+}
+
+function usageError(message: string, reason: string, command: Command | null): MeshpathError {
+  const help = command === null ? 'meshpath --help' : `meshpath ${command.name} --help`;
+  return inputError(message, reason, `Run ${help} to see what can be given.`);
+}
+
+function createArguments(operands: readonly string[], values: Readonly<Record<string, OptionValue>>): CommandArguments {
+  const texts = (name: string): string[] => [values[name] ?? []].flat().filter((value) => typeof value === 'string');
+  return {
+    operands,
+    flag: (name) => values[name] === true,
+    text: (name) => texts(name).at(-1),
+    texts,
+  };
+}

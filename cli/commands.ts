@@ -1,0 +1,21 @@
+import type { Command } from './command.ts';
+import { accelerateCommand } from './commands/accelerate.ts';
+import { cgroupsCommand } from './commands/cgroups.ts';
+import { doctorCommand } from './commands/doctor.ts';
+import { explainCommand } from './commands/explain.ts';
+import { linksCommand } from './commands/links.ts';
+import { mapsCommand } from './commands/maps.ts';
+import { programsCommand } from './commands/programs.ts';
+import { snapshotCommand } from './commands/snapshot.ts';
+
+/** All commands, in the order of help. */
+export const COMMANDS: readonly Command[] = [
+  doctorCommand,
+  explainCommand,
+  accelerateCommand,
+  mapsCommand,
+  programsCommand,
+  linksCommand,
+  cgroupsCommand,
+  snapshotCommand,
+];

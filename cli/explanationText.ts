@@ -1,0 +1,201 @@
+import type { Endpoint } from '../agent/protocol/scalars.ts';
+import type { Condition, Decision, Explanation, PacketState, PathKind, Place, Trace, TraceLeg, TraceOutcome, TraceStep } from '../agent/protocol/trace.ts';
+import { escapeText } from './text/escape.ts';
+import type { Style } from './text/style.ts';
+import { formatTable } from './text/table.ts';
+import type { TableOptions } from './text/table.ts';
+import { padText, textWidth, wrapText } from './text/width.ts';
+
+const MAX_TEXT_WIDTH = 120;
+
+export interface ExplanationOptions extends TableOptions {
+  readonly paths: readonly PathKind[];
+  /** Shows every condition that was compared, and not only the one that decided. */
+  readonly details: boolean;
+}
+
+/** Gives an explanation as lines: the flow, every wanted path leg by leg, what they cost and what differs. */
+export function formatExplanation(explanation: Explanation, options: ExplanationOptions): string[] {
+  const { source, destination } = explanation.flow;
+  const origin = source.address ?? `network namespace ${source.namespace}`;
+  const traces = options.paths.map((path) => explanation[path]);
+  const isBoth = traces.length > 1;
+  return [
+    options.style.bold(`From ${escapeText(origin)} (uid ${source.uid}, gid ${source.gid}) to ${formatEndpoint(destination)}`),
+    `In force now: the ${explanation.current} path.`,
+    ...traces.flatMap((trace) => ['', ...formatTrace(trace, options)]),
+    '',
+    ...formatCosts(traces, options),
+    ...(isBoth ? formatList('What differs:', explanation.differences, options) : []),
+    ...formatList('Taken to be so without having been seen:', [...new Set(traces.flatMap(({ assumptions }) => assumptions))], options),
+  ];
+}
+
+/** Gives an address and port as text: `10.77.0.12:8080`, `[fd00::1]:8080`. */
+export function formatEndpoint({ address, port }: Endpoint): string {
+  const text = escapeText(address);
+  return text.includes(':') ? `[${text}]:${port}` : `${text}:${port}`;
+}
+
+function formatTrace(trace: Trace, options: ExplanationOptions): string[] {
+  const { style } = options;
+  const title = trace.path === 'iptables' ? 'The iptables path' : 'The sockops path';
+  return [
+    `${style.bold(title)} ${style.dim(`(${trace.origin})`)}: ${formatOutcome(trace.outcome, style)}`,
+    ...trace.legs.flatMap((leg) => ['', ...formatLeg(leg, style), ...formatSteps(trace.steps.filter((step) => step.leg === leg.index), options)]),
+  ];
+}
+
+function formatOutcome(outcome: TraceOutcome, style: Style): string {
+  const summary = escapeText(outcome.summary);
+  switch (outcome.result) {
+    case 'delivered':
+      return `${style.good('delivered')}. ${summary}`;
+    case 'refused':
+      return `${style.bad('refused')} at step ${outcome.step}. ${summary}`;
+    case 'depends':
+      return `${style.warning('depends')} on ${outcome.dependsOn.map((what) => escapeText(what)).join('; ')}. ${summary}`;
+  }
+}
+
+function formatLeg(leg: TraceLeg, style: Style): string[] {
+  const client = `${escapeText(leg.client.description)} (uid ${leg.client.uid}) ${formatEndpoint(leg.client.address)}`;
+  const server =
+    leg.server === null ? 'nobody' : `${escapeText(leg.server.description)} (uid ${leg.server.uid}) ${formatEndpoint(leg.server.address)}`;
+  const seen = [
+    `asked for ${formatEndpoint(leg.requested)}`,
+    ...(leg.peerSeenByClient === null ? [] : [`sees its peer as ${formatEndpoint(leg.peerSeenByClient)}`]),
+  ];
+  const told = leg.originalDestination === null ? [] : [`server is told the original destination ${formatEndpoint(leg.originalDestination)}`];
+  const data = { tcp: 'messages go through TCP', 'socket-to-socket': 'messages go from socket to socket', none: 'no messages' }[leg.data];
+  return [
+    `  ${style.bold(`Connection ${leg.index + 1}: ${escapeText(leg.title)}`)}`,
+    `    ${client} → ${server}`,
+    `    ${style.dim(`client ${seen.join(', ')}; ${[...told, data].join('; ')}`)}`,
+  ];
+}
+
+function formatSteps(steps: readonly TraceStep[], options: ExplanationOptions): string[] {
+  const places = steps.map((step) => formatPlace(step.place));
+  const indexWidth = Math.max(0, ...steps.map(({ index }) => String(index).length));
+  const phaseWidth = Math.max(0, ...steps.map(({ phase }) => phase.length));
+  const indent = ' '.repeat(indexWidth + phaseWidth + 8);
+  const columns = Math.max(30, Math.min(options.width, MAX_TEXT_WIDTH) - indent.length);
+  return steps.flatMap((step, index) => {
+    const head = `    ${padText(String(step.index), indexWidth, 'right')}  ${options.style.dim(padText(step.phase, phaseWidth))}  `;
+    const [firstPlace = '', ...morePlaces] = wrapText(places[index] ?? '', columns);
+    const decision = formatDecision(step.decision, options.style);
+    const change = formatChange(step.before, step.after);
+    const body = [
+      ...morePlaces,
+      ...conditionLines(step, options),
+      ...wrapText(escapeText(step.reason), columns - 2).map((line) => `  ${line}`),
+      ...(change === '' ? [] : [`  ${change}`]),
+    ];
+    const fits = morePlaces.length === 0 && textWidth(firstPlace) + textWidth(formatDecision(step.decision, undefined)) + 4 <= columns;
+    const first = fits ? [`${head}${options.style.accent(firstPlace)}  → ${decision}`] : [`${head}${options.style.accent(firstPlace)}`];
+    return [...first, ...body.map((line) => indent + line), ...(fits ? [] : [`${indent}  → ${decision}`])];
+  });
+}
+
+/** The conditions that a reader needs: those that did not match or cannot be known, or all of them. */
+function conditionLines(step: TraceStep, options: ExplanationOptions): string[] {
+  const shown = options.details ? step.conditions : step.conditions.filter(({ result }) => result === 'unknown');
+  return shown.map((condition) => `  ${formatCondition(condition, options.style)}`);
+}
+
+function formatCondition(condition: Condition, style: Style): string {
+  const result = { matched: style.good('matched'), failed: style.bad('did not match'), unknown: style.warning('cannot be known') }[condition.result];
+  return `${escapeText(condition.what)}: wanted ${escapeText(condition.wanted)}, is ${escapeText(condition.actual)}: ${result}`;
+}
+
+function formatPlace(place: Place): string {
+  switch (place.kind) {
+    case 'socket':
+      return `socket ${escapeText(place.description)}`;
+    case 'routing':
+      return `routing${place.table === null ? '' : ` table ${place.table}`}${place.route === null ? '' : `: ${escapeText(place.route)}`}`;
+    case 'device':
+      return `device ${escapeText(place.device)}`;
+    case 'conntrack':
+      return `conntrack at ${place.hook}`;
+    case 'rule':
+      return `${place.table} ${place.hook} ${escapeText(place.chain)} ${place.rule === null ? 'policy' : `rule ${place.rule}: ${escapeText(place.text)}`}`;
+    case 'program': {
+      const line = place.source === null ? '' : ` at ${escapeText(place.source.file)}:${place.source.line}: ${escapeText(place.source.text.trim())}`;
+      return `program ${escapeText(place.program)} (${escapeText(place.attachType)}, ${place.instructions} instructions)${line}`;
+    }
+  }
+}
+
+function formatDecision(decision: Decision, style: Style | undefined): string {
+  const good = (text: string): string => style?.good(text) ?? text;
+  const bad = (text: string): string => style?.bad(text) ?? text;
+  const warning = (text: string): string => style?.warning(text) ?? text;
+  switch (decision.kind) {
+    case 'continue':
+      return 'next';
+    case 'jump':
+      return `${decision.goto ? 'goto' : 'jump'} ${escapeText(decision.chain)}`;
+    case 'return':
+      return 'return';
+    case 'verdict':
+      return decision.verdict === 'DROP' || decision.verdict === 'REJECT' ? bad(decision.verdict) : good(decision.verdict);
+    case 'rewrite':
+      return warning(`rewrite: ${escapeText(decision.target)}`);
+    case 'note':
+      return escapeText(decision.target);
+    case 'route':
+      return decision.local ? `deliver here by ${escapeText(decision.device)}` : `send by ${escapeText(decision.device)}`;
+    case 'deliver':
+      return good(`deliver to ${escapeText(decision.socket)}`);
+    case 'enrol':
+      return good('put into the sockhash');
+    case 'redirect':
+      return good(`straight to ${escapeText(decision.socket)}`);
+    case 'answer':
+      return `answer ${formatEndpoint(decision.endpoint)}`;
+    case 'refuse':
+      return bad(`refuse with ${escapeText(decision.errno)}`);
+    case 'unknown':
+      return warning(`depends on ${escapeText(decision.dependsOn)}`);
+  }
+}
+
+function formatChange(before: PacketState, after: PacketState): string {
+  const source = changed(formatEndpoint(before.source), formatEndpoint(after.source), 'source');
+  const destination = changed(formatEndpoint(before.destination), formatEndpoint(after.destination), 'destination');
+  const mark = changed(formatMark(before.mark), formatMark(after.mark), 'mark');
+  return [source, destination, mark].filter((text) => text !== '').join('; ');
+}
+
+function changed(before: string, after: string, what: string): string {
+  return before === after ? '' : `${what} ${before} becomes ${after}`;
+}
+
+function formatMark(mark: number): string {
+  return `0x${mark.toString(16)}`;
+}
+
+function formatCosts(traces: readonly Trace[], options: ExplanationOptions): string[] {
+  const rows: readonly (readonly [string, keyof Trace['cost']])[] = [
+    ['TCP connections', 'tcpConnections'],
+    ['tables asked, all connections', 'tablesVisited'],
+    ['rules compared, all connections', 'rulesCompared'],
+    ['conntrack entries', 'conntrackEntries'],
+    ['BPF instructions, all connections', 'bpfInstructions'],
+    ['netfilter hooks a message', 'hooksPerMessage'],
+    ['trips through the TCP/IP stack a message', 'stackTraversalsPerMessage'],
+  ];
+  return formatTable(
+    [{ title: 'Cost' }, ...traces.map(({ path }) => ({ title: path, align: 'right' as const }))],
+    rows.map(([title, name]) => [title, ...traces.map(({ cost }) => String(cost[name]))]),
+    options,
+  );
+}
+
+function formatList(title: string, items: readonly string[], options: ExplanationOptions): string[] {
+  const columns = Math.max(30, Math.min(options.width, MAX_TEXT_WIDTH) - 4);
+  const lines = items.flatMap((item) => wrapText(escapeText(item), columns).map((line, index) => `${index === 0 ? '  - ' : '    '}${line}`));
+  return lines.length === 0 ? [] : ['', options.style.bold(title), ...lines];
+}

@@ -1,0 +1,62 @@
+import { readFile } from 'node:fs/promises';
+import { constants } from 'node:os';
+import { join } from 'node:path';
+import { EXIT_OK } from './command.ts';
+import { COMMANDS } from './commands.ts';
+import { connectNode } from './connectNode.ts';
+import { createOutput } from './output.ts';
+import { runMeshpath } from './run.ts';
+import { chooseStyle } from './text/style.ts';
+
+/** The signals that end `meshpath` in good order; the second one ends it at once. */
+const STOP_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
+/** The folder of the bundle, or of this module: package.json is one above either. */
+const folder = typeof __dirname === 'string' ? __dirname : import.meta.dirname;
+
+void main();
+
+async function main(): Promise<void> {
+  const stop = new AbortController();
+  const ending = { readerGone: false, signalCode: EXIT_OK };
+  for (const signal of STOP_SIGNALS) {
+    process.on(signal, () => {
+      const code = 128 + constants.signals[signal];
+      if (stop.signal.aborted) {
+        process.exit(code);
+      }
+      ending.signalCode = code;
+      stop.abort();
+    });
+  }
+  const output = createOutput(process.stdout, chooseStyle(process.stdout.isTTY, process.env), () => {
+    ending.readerGone = true;
+    stop.abort();
+  });
+  // Whoever closed standard error does not want to know.
+  process.stderr.on('error', () => undefined);
+  const code = await runMeshpath(process.argv.slice(2), {
+    commands: COMMANDS,
+    output,
+    note: (line) => process.stderr.write(`${line}\n`),
+    errorStyle: chooseStyle(process.stderr.isTTY, process.env),
+    stop: stop.signal,
+    connect: (kind) => connectNode(kind, { agentFolder: join(folder, 'agent'), readVersion }),
+    readVersion,
+  });
+  await output.write('');
+  process.exit(chooseExitCode(code, ending));
+}
+
+/** A command that failed because it was stopped ends as the signal says; one whose reader has gone did all that was wanted. */
+function chooseExitCode(code: number, ending: { readonly readerGone: boolean; readonly signalCode: number }): number {
+  if (code === EXIT_OK || ending.readerGone) {
+    return EXIT_OK;
+  }
+  return ending.signalCode === EXIT_OK ? code : ending.signalCode;
+}
+
+async function readVersion(): Promise<string> {
+  const text = await readFile(join(folder, '..', 'package.json'), 'utf8');
+  return (JSON.parse(text) as { readonly version: string }).version;
+}
