@@ -51,10 +51,16 @@ export interface SshProcess {
   readonly stdin: Writable;
   readonly stdout: Readable;
   readonly stderr: Readable;
-  /** Resolves when it ended; both are null where the connection was lost before it said so. */
-  readonly exited: Promise<{ readonly code: number | null; readonly signal: string | null }>;
+  /** Resolves when it ended; `lost` says why the connection ended under it, where it did. */
+  readonly exited: Promise<SshProcessExit>;
   /** Closes its streams, which ends a program that reads its input. */
   kill(): void;
+}
+
+export interface SshProcessExit {
+  readonly code: number | null;
+  readonly signal: string | null;
+  readonly lost: MeshpathError | null;
 }
 
 /** An authenticated connection to one host. */
@@ -107,6 +113,8 @@ interface Hop {
   readonly config: HostConfig;
   readonly client: ssh2.Client;
   readonly closed: Promise<MeshpathError | null>;
+  /** Why the connection is gone; null while it is there and where we ended it. */
+  lost(): MeshpathError | null;
   end(): void;
 }
 
@@ -191,7 +199,7 @@ async function handshake(
 ): Promise<Hop> {
   const identity: HostIdentity = { host: config.hostKeyAlias ?? config.hostName, port: config.hostKeyAlias === null ? config.port : 22 };
   const client = new ssh2.Client();
-  const state: ClientState = { isReady: false, isEnding: false, failure: undefined };
+  const state: ClientState = { isReady: false, isEnding: false, isClosed: false, failure: undefined };
   const closed = watchEnd(client, config, state);
 
   await new Promise<void>((resolve, reject) => {
@@ -295,6 +303,7 @@ async function handshake(
     config,
     client,
     closed,
+    lost: () => (state.isClosed && !state.isEnding ? (state.failure ?? connectionLost(config, 'The connection was cut.')) : null),
     end: () => {
       state.isEnding = true;
       client.end();
@@ -313,12 +322,14 @@ interface ClientState {
   isReady: boolean;
   /** We end it: what follows is no failure. */
   isEnding: boolean;
+  isClosed: boolean;
   failure: MeshpathError | undefined;
 }
 
 function watchEnd(client: ssh2.Client, config: HostConfig, state: ClientState): Promise<MeshpathError | null> {
   return new Promise((resolve) => {
     client.once('close', () => {
+      state.isClosed = true;
       resolve(state.isEnding ? null : (state.failure ?? connectionLost(config, 'The connection was cut.')));
     });
   });
@@ -610,7 +621,7 @@ async function startProcess(hop: Hop, command: string): Promise<SshProcess> {
       reject(connectionLost(hop.config, error instanceof Error ? error.message : String(error)));
     }
   });
-  const exited = new Promise<{ code: number | null; signal: string | null }>((resolve) => {
+  const exited = new Promise<SshProcessExit>((resolve) => {
     let code: number | null = null;
     let endSignal: string | null = null;
     channel.on('exit', (status: number | null, name?: string) => {
@@ -618,7 +629,8 @@ async function startProcess(hop: Hop, command: string): Promise<SshProcess> {
       endSignal = name ?? null;
     });
     channel.on('close', () => {
-      resolve({ code, signal: endSignal });
+      // ssh2 ends the channels of a lost connection after it has said that it is lost.
+      resolve({ code, signal: endSignal, lost: hop.lost() });
     });
   });
   // What is written after the other side is gone has nobody to report to; `exited` says it.
