@@ -55,7 +55,7 @@ export function encodeSettings(btf: Btf, initial: Uint8Array, settings: Datapath
     }
   }
   const variable = findSectionVariable(btf, '.rodata', 'profile');
-  const bytes = initial.slice();
+  const bytes = new Uint8Array(initial);
   writeFields(btf, variable.type, bytes, variable.offset, {
     unread_limit: settings.unreadLimit,
     connection_limit: settings.connectionLimit,
@@ -83,7 +83,7 @@ export function encodePodOwner(btf: Btf, cgroupId: bigint): Uint8Array {
 
 /** Gives the value of the map `control` with the switch in this position; `current` is the value that it has. */
 export function encodeSwitch(btf: Btf, current: Uint8Array, switchedOff: boolean): Uint8Array {
-  const bytes = current.slice();
+  const bytes = new Uint8Array(current);
   writeFields(btf, findStruct(btf, 'control'), bytes, 0, { switched_off: switchedOff ? 1n : 0n });
   return bytes;
 }

@@ -64,10 +64,12 @@ const ET_REL = 1;
  * Format, version 1.5). The bytes are untrusted: every offset and count is checked.
  * Throws BPF_OBJECT_INVALID where they are not such an object, LIMIT_EXCEEDED where a limit is passed.
  */
-export function parseElf(bytes: Uint8Array): ElfObject {
-  if (bytes.length > MAX_OBJECT_BYTES) {
-    throw limitError(`it has ${bytes.length} bytes, the most that is read is ${MAX_OBJECT_BYTES}`);
+export function parseElf(file: Uint8Array): ElfObject {
+  if (file.length > MAX_OBJECT_BYTES) {
+    throw limitError(`it has ${file.length} bytes, the most that is read is ${MAX_OBJECT_BYTES}`);
   }
+  // A copy that is a plain Uint8Array: slice() of Node's Buffer shares its bytes with the caller.
+  const bytes = new Uint8Array(file);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   checkHeader(bytes, view);
   const sections = readSections(bytes, view);
