@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto';
 import { chmodSync, copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { basename, join, relative } from 'node:path';
 import { parseArgs } from 'node:util';
 import { dist, root } from './paths.mjs';
@@ -30,9 +29,14 @@ export async function build(options) {
   }
   rmSync(dist, { recursive: true, force: true });
   mkdirSync(dist, { recursive: true });
-  const results = await Promise.all(bundles.map((bundle) => esbuild.build(bundle)));
+  // All are tried, so that one failure does not hide another.
+  const results = await Promise.allSettled(bundles.map((bundle) => esbuild.build(bundle)));
   await finishAgent();
-  writeMeta(results.map((result) => result.metafile));
+  const failures = results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : []));
+  writeMeta(results.flatMap((result) => (result.status === 'fulfilled' ? [result.value.metafile] : [])));
+  if (failures.length > 0) {
+    throw new AggregateError(failures, `${String(failures.length)} bundles could not be built`);
+  }
   chmodSync(join(dist, 'cli.cjs'), 0o755);
 }
 
@@ -57,8 +61,9 @@ function listBundles({ minify }) {
     platform: 'node',
     target: 'node20',
     format: 'cjs',
-    alias: { koffi: createRequire(import.meta.url).resolve('koffi') },
-    plugins: [nativeLibraries],
+    // Where a module runs both bundled and not, it asks for __dirname first.
+    logOverride: { 'empty-import-meta': 'silent' },
+    plugins: [noNativeCode],
   };
   const pages = listPages();
   return [
@@ -79,44 +84,17 @@ function listPages() {
 }
 
 /**
- * Keeps native code out of the bundles. koffi's library is loaded from beside the bundle, whichever C library this Node.js runs
- * on; the optional native parts of ssh2 answer as if they were not installed, for which ssh2 has JavaScript.
+ * Keeps native code out of the bundles: the optional native parts of ssh2 answer as if they were not installed, for which ssh2 has
+ * JavaScript. koffi is no part of a bundle: the agent loads its native library from beside it.
  * @type {import('esbuild').Plugin}
  */
-const nativeLibraries = {
-  name: 'native-libraries',
+const noNativeCode = {
+  name: 'no-native-code',
   setup(builder) {
-    builder.onResolve({ filter: /^@koromix\/koffi-/ }, ({ path }) => ({ path, namespace: 'koffi' }));
-    builder.onLoad({ filter: /.*/, namespace: 'koffi' }, ({ path }) => ({ loader: 'js', contents: koffiLoader(path.replace('@koromix/koffi-', '')) }));
     builder.onResolve({ filter: /\.node$|^cpu-features$/ }, ({ path }) => ({ path, namespace: 'left-out' }));
     builder.onLoad({ filter: /.*/, namespace: 'left-out' }, () => ({ loader: 'js', contents: `throw new Error('left out of the bundle');` }));
   },
 };
-
-/**
- * The module that stands for koffi's package of one platform in a bundle.
- * @param {string} platform such as linux-x64
- */
-function koffiLoader(platform) {
-  if (!koffiPlatforms.some(({ arch }) => platform === `linux-${arch}`)) {
-    return `throw new Error('Meshpath has no native library for ${platform}');`;
-  }
-  return `
-    const load = require('node:module').createRequire(__filename);
-    const { join } = require('node:path');
-    const failures = [];
-    for (const folder of [__dirname, join(__dirname, 'agent')]) {
-      for (const libc of ['glibc', 'musl']) {
-        try {
-          module.exports = load(join(folder, 'koffi-${platform}-' + libc + '.node'));
-          return;
-        } catch (error) {
-          failures.push(error.message);
-        }
-      }
-    }
-    throw new Error(failures.join('; '));`;
-}
 
 /** The machines that the agent runs on, and the folders of their two libraries in koffi's packages. */
 const koffiPlatforms = /** @type {const} */ ([
@@ -192,8 +170,15 @@ export function listBuilt() {
 if (isProgram(import.meta.url)) {
   const { values } = parseArgs({ options: { minify: { type: 'boolean', default: false }, watch: { type: 'boolean', default: false } } });
   const started = performance.now();
-  await build(values);
-  if (!values.watch) {
+  const failure = await build(values).then(
+    () => undefined,
+    (/** @type {unknown} */ error) => error,
+  );
+  if (failure !== undefined) {
+    // esbuild has told its errors where they are; anything else comes with its stack.
+    console.error(failure instanceof AggregateError ? failure.message : failure);
+    process.exitCode = 1;
+  } else if (!values.watch) {
     for (const { name, bytes } of listBuilt()) {
       console.log(`${(bytes / 1024).toFixed(1).padStart(9)} KiB  ${name}`);
     }

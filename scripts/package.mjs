@@ -80,7 +80,8 @@ function namedInManifest(value) {
 function makeNotices() {
   const meta = JSON.parse(readFileSync(join(dist, 'meta.json'), 'utf8'));
   const names = Object.keys(meta.inputs).flatMap((input) => /(?:^|\/)node_modules\/((?:@[^/]+\/)?[^/]+)\/(?!.*node_modules\/)/.exec(input)?.[1] ?? []);
-  const packages = [...new Set(names)].sort().map((name) => describePackage(name));
+  // koffi's native libraries travel beside the bundles.
+  const packages = [...new Set([...names, 'koffi'])].sort().map((name) => describePackage(name));
   return `Meshpath contains code of these packages.\n\n${packages.join(`\n${'─'.repeat(80)}\n\n`)}`;
 }
 

@@ -53,6 +53,8 @@ export async function openWindow(browser: Browser, options: WindowOptions = {}):
     permissions: ['clipboard-read', 'clipboard-write'],
   });
   context.setDefaultTimeout(30_000);
+  // tsx wraps functions in a helper that keeps their names; those that tests send to the page need it there.
+  await context.addInitScript('globalThis.__name ??= (value) => value;');
   const page = await context.newPage();
   const outsideRequests: string[] = [];
   const consoleLines: string[] = [];

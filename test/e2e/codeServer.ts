@@ -91,7 +91,7 @@ export async function startCodeServer(options: CodeServerOptions): Promise<CodeS
       url,
       home,
       processId: child.pid ?? 0,
-      readOutputChannel: (name) => readLogs(logs, (file) => file.includes('output_logging') && file.endsWith(`-${name}.log`)),
+      readOutputChannel: (name) => readLogs(logs, (file) => file.endsWith(`/${name}.log`) || (file.includes('output_logging') && file.endsWith(`-${name}.log`))),
       readExtensionHostLog: () => readLogs(logs, (file) => file.endsWith('remoteexthost.log')),
       stop,
       [Symbol.asyncDispose]: stop,
