@@ -1,0 +1,65 @@
+import type { Word } from './words.ts';
+
+/** What is wrong at one place of a line. Thrown while a rule is read, and turned into a RuleProblem by the reader. */
+export class SyntaxProblem extends Error {
+  readonly column: number;
+  readonly expected: string;
+
+  constructor(column: number, message: string, expected: string) {
+    super(message);
+    this.name = 'SyntaxProblem';
+    this.column = column;
+    this.expected = expected;
+  }
+}
+
+/** Reads the words of one line from left to right. */
+export class WordReader {
+  readonly #words: readonly Word[];
+  readonly #endColumn: number;
+  #position = 0;
+
+  constructor(words: readonly Word[], endColumn: number) {
+    this.#words = words;
+    this.#endColumn = endColumn;
+  }
+
+  /** The next word, or undefined at the end; it stays where it is. */
+  peek(): Word | undefined {
+    return this.#words[this.#position];
+  }
+
+  /** The word after the next one. */
+  peekSecond(): Word | undefined {
+    return this.#words[this.#position + 1];
+  }
+
+  /** Gives the next word and goes on; throws a SyntaxProblem at the end of the line. */
+  take(expected: string): Word {
+    const word = this.#words[this.#position];
+    if (word === undefined) {
+      throw new SyntaxProblem(this.#endColumn, 'The line ends too early.', expected);
+    }
+    this.#position += 1;
+    return word;
+  }
+
+  /** Takes a `!` if one is next, and says whether it was. */
+  takeNegation(): boolean {
+    if (this.peek()?.text !== '!') {
+      return false;
+    }
+    this.#position += 1;
+    return true;
+  }
+}
+
+/** Throws the problem that a word is not what was expected. */
+export function rejectWord(word: Word, expected: string): never {
+  throw new SyntaxProblem(word.column, `'${shorten(word.text)}' is not understood here.`, expected);
+}
+
+/** Cuts untrusted text to a length that fits into a message. */
+export function shorten(text: string): string {
+  return text.length > 60 ? `${text.slice(0, 59)}…` : text;
+}
