@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { cache, root } from './paths.mjs';
-import { isProgram, output } from './run.mjs';
+import { findCommand, isProgram, output } from './run.mjs';
 
 /**
  * A code-server that is installed: the Node.js that runs it and its program.
@@ -19,14 +19,18 @@ import { isProgram, output } from './run.mjs';
 export async function installCodeServer(say = console.log) {
   const source = join(root, 'scripts/codeServer');
   const lock = readFileSync(join(source, 'package-lock.json'));
-  const name = `code-server-${createHash('sha256').update(lock).digest('hex').slice(0, 12)}`;
+  const canCompile = ['g++', 'make', 'python3'].every((command) => findCommand(command) !== undefined);
+  if (!canCompile) {
+    say('Without g++, make and python3 code-server runs, but writes no logs: sudo apt-get install g++ make python3');
+  }
+  const name = `code-server-${createHash('sha256').update(lock).digest('hex').slice(0, 12)}${canCompile ? '' : '-without-logs'}`;
   const folder = join(cache, name);
   if (!existsSync(folder)) {
     say(`Installing code-server from npm into ${folder}: once, about a minute and 620 MB.`);
     mkdirSync(cache, { recursive: true });
     const scratch = mkdtempSync(join(cache, 'install-'));
     try {
-      await installInto(scratch, source);
+      await installInto(scratch, source, canCompile);
       if (!existsSync(folder)) {
         renameSync(scratch, folder);
       }
@@ -45,8 +49,9 @@ function nodeFolder(folder) {
 /**
  * @param {string} folder empty
  * @param {string} source of package.json and its lock file
+ * @param {boolean} canCompile
  */
-async function installInto(folder, source) {
+async function installInto(folder, source, canCompile) {
   for (const file of ['package.json', 'package-lock.json']) {
     copyFileSync(join(source, file), join(folder, file));
   }
@@ -60,7 +65,9 @@ async function installInto(folder, source) {
   const workbench = join(folder, 'node_modules/code-server/lib/vscode');
   // Not `npm ci`: the shrinkwrap file of this release leaves out one peer package, which npm refuses there and adds here.
   await output('npm', ['install', '--omit=dev', ...quiet], { cwd: workbench, env });
-  await output('npm', ['rebuild', '@vscode/spdlog', '@vscode/native-watchdog'], { cwd: workbench, env });
+  if (canCompile) {
+    await output('npm', ['rebuild', '@vscode/spdlog', '@vscode/native-watchdog'], { cwd: workbench, env });
+  }
   for (const unused of ['node_modules/@github', 'node_modules/@anthropic-ai', 'node_modules/@openai', 'extensions/copilot']) {
     rmSync(join(workbench, unused), { recursive: true, force: true });
   }

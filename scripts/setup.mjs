@@ -4,46 +4,61 @@ import { root } from './paths.mjs';
 import { findCommand, isProgram, run } from './run.mjs';
 
 /**
- * A Debian or Ubuntu package and how to tell that it is there: a command, or a file for what brings none.
+ * A Debian or Ubuntu package and how to tell that it is there: one of some commands, or a file for what brings none.
  * `names` are tried in order: the distributions call some by different names.
- * @typedef {{ names: readonly string[], command?: string, file?: string }} SystemPackage
+ * @typedef {{ names: readonly string[], commands?: readonly string[], file?: string }} SystemPackage
  */
 
 /** @type {readonly SystemPackage[]} */
 const buildPackages = [
-  { names: ['clang'], command: 'clang' },
-  { names: ['llvm'], command: 'llvm-strip' },
+  { names: ['clang'], commands: ['clang'] },
+  { names: ['llvm'], commands: ['llvm-strip'] },
   { names: ['libbpf-dev'], file: '/usr/include/bpf/bpf_helpers.h' },
   { names: ['libelf-dev'], file: '/usr/include/libelf.h' },
   { names: ['zlib1g-dev'], file: '/usr/include/zlib.h' },
-  { names: ['bpftool', 'linux-tools-generic'], command: 'bpftool' },
+  { names: ['bpftool', 'linux-tools-generic'], commands: ['bpftool'] },
 ];
 
 /** @type {readonly SystemPackage[]} */
 const testPackages = [
-  { names: ['iptables'], command: 'iptables' },
-  { names: ['nftables'], command: 'nft' },
-  { names: ['conntrack'], command: 'conntrack' },
-  { names: ['iproute2'], command: 'ip' },
-  { names: ['util-linux'], command: 'setpriv' },
-  { names: ['procps'], command: 'ps' },
-  { names: ['openssh-server'], command: 'sshd' },
-  { names: ['openssh-client'], command: 'ssh-keygen' },
-  { names: ['sudo'], command: 'sudo' },
+  { names: ['iptables'], commands: ['iptables'] },
+  { names: ['nftables'], commands: ['nft'] },
+  { names: ['conntrack'], commands: ['conntrack'] },
+  { names: ['iproute2'], commands: ['ip'] },
+  { names: ['util-linux'], commands: ['setpriv'] },
+  { names: ['procps'], commands: ['ps'] },
+  { names: ['openssh-server'], commands: ['sshd'] },
+  { names: ['openssh-client'], commands: ['ssh-keygen'] },
+  { names: ['sudo'], commands: ['sudo'] },
 ];
 
 /** @type {readonly SystemPackage[]} */
-const browserPackages = [{ names: ['chromium', 'chromium-browser'], command: 'chromium' }];
+const browserPackages = [{ names: ['chromium', 'chromium-browser'], commands: ['chromium', 'chromium-browser', 'google-chrome'] }];
+
+/**
+ * What compiles the two native modules of code-server.
+ * @type {readonly SystemPackage[]}
+ */
+const codeServerPackages = [
+  { names: ['g++'], commands: ['g++'] },
+  { names: ['make'], commands: ['make'] },
+  { names: ['python3'], commands: ['python3'] },
+];
 
 /**
  * Makes this machine ready: the npm packages of the lock file and, for what is asked, the Debian packages whose commands are
  * missing. Without root or passwordless sudo it prints the command to run and goes on.
- * @param {{ test: boolean }} wanted `test`: also what only tests need
+ * @param {{ test?: boolean, codeServer?: boolean }} wanted `test`: also what only tests need; `codeServer`: also what its
+ *   installation needs
  */
 export async function setUp(wanted) {
   await installNpmPackages();
-  await installSystemPackages([...buildPackages, ...(wanted.test ? [...testPackages, ...browserPackages] : [])]);
-  if (wanted.test) {
+  await installSystemPackages([
+    ...buildPackages,
+    ...(wanted.test === true ? [...testPackages, ...browserPackages] : []),
+    ...(wanted.codeServer === true ? codeServerPackages : []),
+  ]);
+  if (wanted.test === true) {
     await mountBpffs();
   }
 }
@@ -107,12 +122,24 @@ async function installSystemPackages(packages) {
   const failed = await asRoot(rootPrefix, ['apt-get', 'install', '-y', '-qq', '--no-install-recommends', ...names]);
   if (failed) {
     console.log('apt-get failed; what needs these packages is skipped.');
+  } else if (names.includes('openssh-server')) {
+    await keepServiceOff(rootPrefix);
+  }
+}
+
+/**
+ * The package of the SSH server also starts one, which nobody asked for: tests start their own.
+ * @param {readonly string[]} rootPrefix
+ */
+async function keepServiceOff(rootPrefix) {
+  if (existsSync('/run/systemd/system')) {
+    await asRoot(rootPrefix, ['systemctl', 'disable', '--now', 'ssh.service', 'ssh.socket']);
   }
 }
 
 /** @param {SystemPackage} entry */
 function isThere(entry) {
-  return entry.command === undefined ? existsSync(entry.file ?? '') : findCommand(entry.command) !== undefined;
+  return entry.commands === undefined ? existsSync(entry.file ?? '') : entry.commands.some((command) => findCommand(command) !== undefined);
 }
 
 /**
@@ -162,5 +189,5 @@ async function mountBpffs() {
 }
 
 if (isProgram(import.meta.url)) {
-  await setUp({ test: process.argv.includes('--test') });
+  await setUp({ test: process.argv.includes('--test'), codeServer: process.argv.includes('--code-server') });
 }

@@ -11,12 +11,12 @@ import { serveSignInLink } from './signInLink.mjs';
 
 const { values: options } = parseArgs({ options: { browser: { type: 'boolean', default: false }, folder: { type: 'string', default: root } } });
 
-await setUp({ test: false });
+const desktop = options.browser ? undefined : findDesktop();
+await setUp({ codeServer: desktop === undefined });
 const { build } = await import('./build.mjs');
 await build({ minify: false, watch: false });
 const { quietSettings } = await import('./quietSettings.mjs');
 const settings = { ...quietSettings, 'meshpath.connectSimulatedNodeOnStartup': true };
-const desktop = options.browser ? undefined : findDesktop();
 if (desktop === undefined) {
   await openInBrowser();
 } else {

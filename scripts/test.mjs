@@ -50,7 +50,7 @@ async function testAll() {
   }
   const isWanted = (/** @type {string} */ name) => wanted.size === 0 || wanted.has(name);
   const started = performance.now();
-  await setUp({ test: true });
+  await setUp({ test: true, codeServer: true });
   mkdirSync(artifacts, { recursive: true });
 
   /** Everything started for the tests inherits this, which is how what they leave behind is found. */

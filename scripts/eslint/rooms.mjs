@@ -13,8 +13,7 @@ export const rooms = [
   { folder: 'agent/libbpf', imports: ['agent'], packages: ['koffi'], builtins: true },
   { folder: 'simulator', imports: ['simulator', 'agent/protocol'], packages: [], builtins: false },
   { folder: 'extension', imports: ['extension', 'agent/protocol', 'simulator'], packages: ['vscode', 'vscode-jsonrpc'], builtins: true },
-  { folder: 'extension/ssh', imports: ['extension/ssh', 'agent/protocol'], packages: ['ssh-config'], builtins: true },
-  { folder: 'extension/ssh/connection.ts', imports: ['extension/ssh', 'agent/protocol'], packages: ['ssh2'], builtins: true },
+  { folder: 'extension/ssh', imports: ['extension/ssh', 'agent/protocol'], packages: ['ssh-config', 'ssh2'], builtins: true },
   {
     folder: 'extension/node',
     imports: ['extension/node', 'extension/ssh', 'agent/protocol', 'simulator'],
