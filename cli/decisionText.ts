@@ -2,6 +2,7 @@ import { DECISION_HOOKS, DECISION_REASONS } from '../agent/protocol/acceleration
 import type { AccelerationInfo, DecisionCounters, DecisionEvent, DecisionReason, TurnOffReport } from '../agent/protocol/acceleration.ts';
 import type { Uint64Text } from '../agent/protocol/scalars.ts';
 import { formatEndpoint } from './explanationText.ts';
+import { formatCount } from './text/count.ts';
 import { escapeText } from './text/escape.ts';
 import type { Style } from './text/style.ts';
 import { padText } from './text/width.ts';
@@ -33,8 +34,8 @@ export function formatDecision(event: DecisionEvent, pods: PodNames, style: Styl
 /** Gives the lines with which acceleration begins. */
 export function formatTurnedOn(info: AccelerationInfo, style: Style): string[] {
   const pods = info.pods.map(({ cgroup, addresses }) => `  ${escapeText(cgroup)}  ${addresses.join(', ')}`);
-  const parts = `${info.programIds.length} programs, ${info.mapIds.length} maps, ${info.linkIds.length} links`;
-  return [`${style.good('Acceleration is on')} for ${countPods(info.pods.length)} with profile ${escapeText(info.profile)}: ${parts}.`, ...pods];
+  const parts = [formatCount(info.programIds.length, 'program'), formatCount(info.mapIds.length, 'map'), formatCount(info.linkIds.length, 'link')].join(', ');
+  return [`${style.good('Acceleration is on')} for ${formatCount(info.pods.length, 'pod')} with profile ${escapeText(info.profile)}: ${parts}.`, ...pods];
 }
 
 /** Gives the lines with which acceleration ends: what was undone, what goes on, and how often each decision was taken. */
@@ -42,18 +43,14 @@ export function formatTurnedOff(report: TurnOffReport, counters: DecisionCounter
   const remaining =
     report.remainingConnections === 0
       ? 'No accelerated connection is left.'
-      : `${report.remainingConnections} accelerated connections go on over plain TCP; the kernel frees the programs with the last of them.`;
+      : `${formatCount(report.remainingConnections, 'accelerated connection')} still open, from now on over plain TCP; the kernel frees the programs with the last of them.`;
   const counted = counters === null ? [] : DECISION_REASONS.filter((reason) => counters[reason] !== '0');
   const width = Math.max(0, ...counted.map((reason) => counters?.[reason].length ?? 0));
   return [
-    `${style.bold('Acceleration is off')}: ${report.detachedLinks} links detached. ${remaining}`,
+    `${style.bold('Acceleration is off')}: ${formatCount(report.detachedLinks, 'link')} detached. ${remaining}`,
     ...counted.map((reason) => `  ${padText(counters?.[reason] ?? '', width, 'right')}  ${reason.replaceAll('_', ' ')}`),
-    ...(lostEvents === 0 ? [] : [style.warning(`${lostEvents} events are not shown above: they came faster than they could be read.`)]),
+    ...(lostEvents === 0 ? [] : [style.warning(`Not shown above: ${formatCount(lostEvents, 'event')} that came faster than they could be read.`)]),
   ];
-}
-
-function countPods(count: number): string {
-  return count === 1 ? '1 pod' : `${count} pods`;
 }
 
 function lookOf(reason: DecisionReason): Look {

@@ -83,18 +83,19 @@ function formatSteps(steps: readonly TraceStep[], options: ExplanationOptions): 
   const columns = Math.max(30, Math.min(options.width, MAX_TEXT_WIDTH) - indent.length);
   return steps.flatMap((step, index) => {
     const head = `    ${padText(String(step.index), indexWidth, 'right')}  ${options.style.dim(padText(step.phase, phaseWidth))}  `;
-    const [firstPlace = '', ...morePlaces] = wrapText(places[index] ?? '', columns);
-    const decision = formatDecision(step.decision, options.style);
+    const place = wrapText(places[index] ?? '', columns);
+    const fits = textWidth(place.at(-1) ?? '') + textWidth(formatDecision(step.decision, undefined)) + 4 <= columns;
+    const decision = `→ ${formatDecision(step.decision, options.style)}`;
     const change = formatChange(step.before, step.after);
+    const [first = '', ...more] = place.map((line, number) => options.style.accent(line) + (fits && number === place.length - 1 ? `  ${decision}` : ''));
     const body = [
-      ...morePlaces,
+      ...more,
+      ...(fits ? [] : [`  ${decision}`]),
       ...conditionLines(step, options),
       ...wrapText(escapeText(step.reason), columns - 2).map((line) => `  ${line}`),
       ...(change === '' ? [] : [`  ${change}`]),
     ];
-    const fits = morePlaces.length === 0 && textWidth(firstPlace) + textWidth(formatDecision(step.decision, undefined)) + 4 <= columns;
-    const first = fits ? [`${head}${options.style.accent(firstPlace)}  → ${decision}`] : [`${head}${options.style.accent(firstPlace)}`];
-    return [...first, ...body.map((line) => indent + line), ...(fits ? [] : [`${indent}  → ${decision}`])];
+    return [head + first, ...body.map((line) => indent + line)];
   });
 }
 

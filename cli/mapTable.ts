@@ -1,5 +1,6 @@
 import type { MapInfo } from '../agent/protocol/kernelObjects.ts';
 import type { MapEntry } from '../agent/protocol/mapEntries.ts';
+import { formatCount } from './text/count.ts';
 import { countOf, flattenBytes, formatValue } from './text/decodedValue.ts';
 import { escapeText } from './text/escape.ts';
 import { formatTable } from './text/table.ts';
@@ -40,7 +41,7 @@ interface Cell {
 }
 
 function describeCount({ entries, truncated, map }: MapListing): string {
-  const count = `${entries.length} ${entries.length === 1 ? 'entry' : 'entries'}`;
+  const count = formatCount(entries.length, 'entry', 'entries');
   return truncated ? `the first ${count} (--limit N shows more)` : `${count} of at most ${map.maxEntries}`;
 }
 

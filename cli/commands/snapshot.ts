@@ -2,6 +2,7 @@ import { EXIT_OK } from '../command.ts';
 import type { Command } from '../command.ts';
 import { writeJson } from '../output.ts';
 import { writeSnapshotFile } from '../snapshotFile.ts';
+import { formatCount } from '../text/count.ts';
 import { escapeText } from '../text/escape.ts';
 
 export const snapshotCommand: Command = {
@@ -24,7 +25,12 @@ export const snapshotCommand: Command = {
       await writeJson(output, snapshot);
     } else {
       await writeSnapshotFile(file, snapshot);
-      note(`Saved ${snapshot.namespaces.length} network namespaces, ${snapshot.cgroups.length} cgroups and ${snapshot.bpf.maps.length} maps to ${escapeText(file)}.`);
+      const contents = [
+        formatCount(snapshot.namespaces.length, 'network namespace'),
+        formatCount(snapshot.cgroups.length, 'cgroup'),
+        formatCount(snapshot.bpf.maps.length, 'map'),
+      ];
+      note(`Saved ${contents.join(', ')} to ${escapeText(file)}.`);
     }
     for (const { what, reason } of snapshot.omissions) {
       note(`Left out: ${escapeText(what)}: ${escapeText(reason)}`);
