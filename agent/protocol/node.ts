@@ -43,7 +43,9 @@ export interface NodeService {
 /** Gives a Node that calls a service of this process: the simulated node, or the agent inside the command line. */
 export function connectInProcess(createService: (notify: Notify) => NodeService): Node {
   const listeners = createNotificationListeners();
-  const service = createService(listeners.notify);
+  const service = createService((name, value) => {
+    listeners.notify(name, value);
+  });
   let settleClosed: (error: Error | null) => void = () => undefined;
   const closed = new Promise<Error | null>((resolve) => {
     settleClosed = resolve;
@@ -57,7 +59,7 @@ export function connectInProcess(createService: (notify: Notify) => NodeService)
       }
       return service.handlers[method](params, { signal });
     },
-    listen: listeners.listen,
+    listen: (name, listener) => listeners.listen(name, listener),
     close: async () => {
       await service.dispose();
       settleClosed(null);

@@ -68,7 +68,7 @@ function toRecord(value: unknown): Partial<Record<string, unknown>> {
   if (typeof value !== 'object' || value === null) {
     throw new TypeError('manifest.json is not an object');
   }
-  return value as Partial<Record<string, unknown>>;
+  return value;
 }
 
 /** Gives the files that this Node.js needs; AGENT_PLATFORM_UNSUPPORTED where there are none for its kind of machine. */

@@ -64,7 +64,7 @@ export async function connectAgent(agent: NodeProcess, options: AgentClientOptio
   const lifetime = watchLifetime(agent, connection, output, errorLines);
   const node: Node = {
     call: async (method, params, callOptions) => callAgent(connection, lifetime, method, params, callOptions),
-    listen: listeners.listen,
+    listen: (name, listener) => listeners.listen(name, listener),
     closed: lifetime.closed,
     close: lifetime.close,
   };
