@@ -1,20 +1,18 @@
 import { mkdir, readFile, readdir, rmdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { parseMountinfo } from '../../agent/kernel/mountinfo.ts';
 
 /**
  * Gives the folder at which the root of the cgroup2 hierarchy is mounted, from /proc/self/mountinfo (proc(5)): on a
  * hybrid layout it is not /sys/fs/cgroup. Throws an Error where there is none.
  */
 export async function findCgroup2Mount(): Promise<string> {
-  const text = await readFile('/proc/self/mountinfo', 'utf8');
-  for (const line of text.split('\n')) {
-    const [mount = '', source = ''] = line.split(' - ');
-    const fields = mount.split(' ');
-    if (source.startsWith('cgroup2 ') && fields[3] === '/' && fields[4] !== undefined) {
-      return unescapeMountPath(fields[4]);
-    }
+  const mounts = parseMountinfo(await readFile('/proc/self/mountinfo', 'utf8'));
+  const mount = mounts.find(({ filesystem, root }) => filesystem === 'cgroup2' && root === '/');
+  if (mount === undefined) {
+    throw new Error('no cgroup2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified');
   }
-  throw new Error('no cgroup2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified');
+  return mount.mountPoint;
 }
 
 /** Makes a cgroup folder with its parents. */
@@ -48,10 +46,6 @@ async function listCgroupFolders(folder: string): Promise<string[]> {
     entries.filter((entry) => entry.isDirectory()).map((entry) => listCgroupFolders(join(folder, entry.name))),
   );
   return [folder, ...below.flat()];
-}
-
-function unescapeMountPath(path: string): string {
-  return path.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
 }
 
 /** A cgroup can go at any moment: ENOENT and ENODEV (its files after it was removed) then mean that nothing is there. */
