@@ -1,4 +1,3 @@
-import { importX } from 'eslint-plugin-import-x';
 import tseslint from 'typescript-eslint';
 import { arrowsRule } from './scripts/eslint/arrowsRule.mjs';
 
@@ -9,11 +8,11 @@ export default tseslint.config(
   {
     files: ['**/*.ts', '**/*.mts'],
     extends: [tseslint.configs.strictTypeChecked, tseslint.configs.stylisticTypeChecked],
-    plugins: { 'import-x': importX, meshpath: { rules: { arrows: arrowsRule } } },
+    plugins: { meshpath: { rules: { arrows: arrowsRule } } },
     languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
     rules: {
       'meshpath/arrows': 'error',
-      'import-x/no-default-export': 'error',
+      'no-restricted-exports': ['error', { restrictDefaultExports: { direct: true, named: true, defaultFrom: true, namedFrom: true, namespaceFrom: true } }],
       eqeqeq: 'error',
       'no-console': 'error',
       'object-shorthand': 'error',
