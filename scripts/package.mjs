@@ -5,7 +5,7 @@ import { dist, root } from './paths.mjs';
 import { isProgram, run } from './run.mjs';
 
 /** The largest VSIX that may be made, in bytes. koffi's four native libraries are about half of what it is. */
-export const sizeLimit = 6 * 1024 * 1024;
+export const sizeLimit = 4 * 1024 * 1024;
 
 /** What the extension loads at run time, relative to it: a package without one of these is broken. */
 const loaded = [
