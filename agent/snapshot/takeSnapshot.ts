@@ -1,0 +1,150 @@
+import type { AccelerationInfo, PodInfo } from '../protocol/acceleration.ts';
+import { toMeshpathError } from '../protocol/errors.ts';
+import { MAX_PAGE_ENTRIES } from '../protocol/mapEntries.ts';
+import type { MapEntry } from '../protocol/mapEntries.ts';
+import type { MapInfo, ProgramInfo } from '../protocol/kernelObjects.ts';
+import { SNAPSHOT_FORMAT, SNAPSHOT_VERSION } from '../protocol/snapshot.ts';
+import type { MapContents, NetworkLink, NetworkNamespace, NodeIdentity, Omission, Snapshot } from '../protocol/snapshot.ts';
+import type { KernelObjectReader } from '../kernel/kernelObjectReader.ts';
+import type { ListedLink } from './ipJson.ts';
+import { listNamespaces } from './namespaceList.ts';
+import { readNamespace } from './networkNamespace.ts';
+import type { NamespacePart, ReadNamespace } from './networkNamespace.ts';
+import { findPods } from './pods.ts';
+import { scanProcesses } from './processScan.ts';
+import type { ProcessScan } from './processScan.ts';
+
+/** What a snapshot is taken of. `reader` throws where BPF objects may not be read. */
+export interface SnapshotSources {
+  readonly identity: NodeIdentity;
+  readonly reader: () => KernelObjectReader;
+  readonly accelerations: () => Promise<readonly AccelerationInfo[]>;
+}
+
+const ALL_PARTS: ReadonlySet<NamespacePart> = new Set(['links', 'sockets', 'routing', 'sysctls', 'rules', 'conntrack']);
+const POD_PARTS: ReadonlySet<NamespacePart> = new Set(['links', 'sockets']);
+/** Namespaces that are read at the same time: each keeps up to six programs running. */
+const CONCURRENT_NAMESPACES = 4;
+const MAX_CONTENT_ENTRIES = 20_000;
+const OWN_PROGRAM_PREFIX = 'meshpath_';
+const SOCKET_MAPS: ReadonlySet<string> = new Set(['sockhash', 'sockmap']);
+
+/**
+ * Takes a snapshot of this machine. What cannot be read is named in `omissions`; only CANCELLED is thrown.
+ * The parts are read one after the other: traffic goes on meanwhile.
+ */
+export async function takeSnapshot(sources: SnapshotSources, signal: AbortSignal): Promise<Snapshot> {
+  const takenAt = new Date().toISOString();
+  const scan = await scanProcesses(signal);
+  const { namespaces, omissions } = await readNamespaces(scan, ALL_PARTS, signal);
+  const bpf = await readBpf(sources.reader, signal);
+  return {
+    format: SNAPSHOT_FORMAT,
+    formatVersion: SNAPSHOT_VERSION,
+    takenAt,
+    node: sources.identity,
+    namespaces: joinPeers(namespaces),
+    pods: findPods(namespaces, scan.processes),
+    cgroups: bpf.cgroups,
+    bpf: { programs: bpf.programs, maps: bpf.maps, links: bpf.links, contents: bpf.contents },
+    accelerations: await sources.accelerations(),
+    omissions: [...omissions, ...bpf.omissions],
+  };
+}
+
+/** Finds the pods of this machine. Throws CANCELLED. */
+export async function listPods(signal: AbortSignal): Promise<PodInfo[]> {
+  const scan = await scanProcesses(signal);
+  const { namespaces } = await readNamespaces(scan, POD_PARTS, signal);
+  return findPods(namespaces, scan.processes);
+}
+
+async function readNamespaces(
+  scan: ProcessScan,
+  parts: ReadonlySet<NamespacePart>,
+  signal: AbortSignal,
+): Promise<{ namespaces: readonly ReadNamespace[]; omissions: readonly Omission[] }> {
+  const listed = listNamespaces(scan.processes);
+  const read: ReadNamespace[] = [];
+  const waiting = [...listed.namespaces.entries()];
+  const work = async (): Promise<void> => {
+    for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
+      const [index, handle] = next;
+      read[index] = await readNamespace(handle, parts, scan, signal);
+    }
+  };
+  await Promise.all(Array.from({ length: CONCURRENT_NAMESPACES }, work));
+  return { namespaces: read, omissions: [...listed.omissions, ...read.flatMap(({ omissions }) => omissions)] };
+}
+
+/** Finds for each end of a veth pair the namespace of the other: the only one with an end that fits. */
+export function joinPeers(namespaces: readonly ReadNamespace[]): NetworkNamespace[] {
+  const peerOf = (own: ReadNamespace, link: ListedLink): NetworkLink['peer'] => {
+    const { peerIndex } = link;
+    if (peerIndex === null) {
+      return null;
+    }
+    const fitting = namespaces.filter(
+      (other) =>
+        (other === own) === !link.peerIsElsewhere &&
+        other.links.some((candidate) => candidate.kind === 'veth' && candidate.index === peerIndex && candidate.peerIndex === link.index),
+    );
+    return { namespace: fitting.length === 1 ? (fitting[0]?.id ?? null) : null, index: peerIndex };
+  };
+  return namespaces.map((namespace) => {
+    const { omissions: _omissions, ...rest } = namespace;
+    return {
+      ...rest,
+      links: namespace.links.map((link) => {
+        const { peerIndex: _peerIndex, peerIsElsewhere: _peerIsElsewhere, ...shown } = link;
+        return { ...shown, peer: peerOf(namespace, link) };
+      }),
+    };
+  });
+}
+
+type BpfPart = Awaited<ReturnType<KernelObjectReader['readEverything']>> & { contents: MapContents[]; omissions: Omission[] };
+
+async function readBpf(reader: () => KernelObjectReader, signal: AbortSignal): Promise<BpfPart> {
+  const omissions: Omission[] = [];
+  const omit = (what: string, error: unknown): void => {
+    const known = toMeshpathError(error);
+    if (known.code === 'CANCELLED') {
+      throw known;
+    }
+    omissions.push({ what, reason: `${known.message} ${known.reason}`, remedy: known.remedy });
+  };
+  try {
+    const opened = reader();
+    const everything = await opened.readEverything(signal);
+    const contents: MapContents[] = [];
+    for (const map of everything.maps.filter((candidate) => takesPartInPaths(candidate, everything.programs))) {
+      try {
+        contents.push(await readContents(opened, map, signal));
+      } catch (error) {
+        omit(`contents of the map ${map.name} (${map.id})`, error);
+      }
+    }
+    return { ...everything, contents, omissions };
+  } catch (error) {
+    omit('BPF programs, maps, links and what is attached to cgroups', error);
+    return { programs: [], maps: [], links: [], cgroups: [], contents: [], omissions };
+  }
+}
+
+/** Meshpath's own maps decide about paths, and so does every map that sockets are redirected through. */
+function takesPartInPaths(map: MapInfo, programs: readonly ProgramInfo[]): boolean {
+  const isOwn = programs.some(({ id, name }) => name.startsWith(OWN_PROGRAM_PREFIX) && map.programIds.includes(id));
+  return map.readable.ok && (isOwn || SOCKET_MAPS.has(map.type));
+}
+
+async function readContents(reader: KernelObjectReader, map: MapInfo, signal: AbortSignal): Promise<MapContents> {
+  const entries: MapEntry[] = [];
+  let cursor: string | null = null;
+  do {
+    const page = await reader.readMap({ mapId: map.id, cursor, limit: MAX_PAGE_ENTRIES }, signal);
+    entries.push(...page.entries);
+    cursor = page.nextCursor;
+  } while (cursor !== null && entries.length < MAX_CONTENT_ENTRIES);
+  return { mapId: map.id, entries: entries.slice(0, MAX_CONTENT_ENTRIES), truncated: cursor !== null || entries.length > MAX_CONTENT_ENTRIES };
+}
