@@ -35,9 +35,6 @@ export interface HookContext {
   readonly assumptions: Set<string>;
 }
 
-/** The hooks at which each side of a connection is settled. */
-const NAT_SIDES = { destination: 'PREROUTING or OUTPUT', source: 'INPUT or POSTROUTING' } as const;
-
 type Stage = TableName | 'conntrack' | 'confirm';
 
 /** What runs at each hook, by priority: raw -300, conntrack -200, mangle -150, dnat -100, filter 0, security 50, snat 100, confirm last (include/uapi/linux/netfilter_ipv4.h). */
@@ -352,7 +349,9 @@ function applyBinding(context: HookContext, hook: Hook, packet: FlyingPacket, co
   packet[side] = wanted;
   const after = packet.state();
   if (ruleStep !== null) {
-    const reason = `${side === 'destination' ? 'The packet now goes to' : 'The packet now comes from'} ${writeEndpoint(wanted)} (was ${writeEndpoint(before[side])}); nat is not asked again for this connection at ${NAT_SIDES[side]}.`;
+    const target = connectionTarget(context, ruleStep);
+    const moved = side === 'destination' ? 'goes to' : 'comes from';
+    const reason = `${target} in ${hook}: the packet now ${moved} ${writeEndpoint(wanted)} (was ${writeEndpoint(before[side])}); nat is not asked for its ${side} again in this connection.`;
     context.recorder.amend(ruleStep, { after, reason });
   } else {
     context.recorder.add({
@@ -366,6 +365,12 @@ function applyBinding(context: HookContext, hook: Hook, packet: FlyingPacket, co
     });
   }
   return hook === 'OUTPUT' && addressChanges ? reroute(context, packet, 'its destination changed in nat') : { kind: 'accept' };
+}
+
+/** The target of the rule that a step is about: `REDIRECT --to-ports 15006`. */
+function connectionTarget(context: HookContext, step: number): string {
+  const decision = context.recorder.steps[step]?.decision;
+  return decision?.kind === 'rewrite' ? decision.target : 'NAT';
 }
 
 /**
