@@ -65,7 +65,8 @@ struct connection {
 	__u64 unread_by_accepting;
 	__u64 unread_by_connecting;
 	__u32 connecting_uid;
-	__u32 reserved;
+	bool is_switched_off; /* set by user space: its messages are not redirected any more */
+	__u8 reserved[3];
 };
 
 /* Socket storage; value of `socket_state`. */

@@ -39,7 +39,7 @@ static __always_inline enum decision_reason send_message(struct sk_msg_md *msg, 
 	}
 	if (state->is_passing)
 		return state->pass_reason;
-	if (is_switched_off())
+	if (is_switched_off() || (connection && connection->is_switched_off))
 		return DECISION_MESSAGE_PASSED_SWITCHED_OFF;
 	if (!connection || !(is_connecting ? connection->is_accepting_enrolled : connection->is_connecting_enrolled))
 		return DECISION_MESSAGE_PASSED_PEER_MISSING;

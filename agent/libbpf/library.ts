@@ -16,24 +16,21 @@ export type Memory = Uint8Array | Uint32Array | BigUint64Array;
  * for `lastErrno`.
  */
 export interface LibbpfFunctions {
-  readonly bpf_object__open_mem: (bytes: Memory, size: number, options: null) => Pointer<'bpf_object'> | null;
+  readonly bpf_object__open_mem: (bytes: Memory, size: number, options: BigUint64Array | null) => Pointer<'bpf_object'> | null;
   readonly bpf_object__load: (object: Pointer<'bpf_object'>) => number;
   readonly bpf_object__close: (object: Pointer<'bpf_object'>) => void;
   readonly bpf_object__find_map_by_name: (object: Pointer<'bpf_object'>, name: string) => Pointer<'bpf_map'> | null;
-  readonly bpf_object__find_program_by_name: (object: Pointer<'bpf_object'>, name: string) => Pointer<'bpf_program'> | null;
   readonly bpf_object__next_map: (object: Pointer<'bpf_object'>, previous: Pointer<'bpf_map'> | null) => Pointer<'bpf_map'> | null;
   readonly bpf_object__next_program: (object: Pointer<'bpf_object'>, previous: Pointer<'bpf_program'> | null) => Pointer<'bpf_program'> | null;
   readonly bpf_map__name: (map: Pointer<'bpf_map'>) => string;
   readonly bpf_map__fd: (map: Pointer<'bpf_map'>) => number;
   readonly bpf_map__value_size: (map: Pointer<'bpf_map'>) => number;
-  readonly bpf_map__set_max_entries: (map: Pointer<'bpf_map'>, entries: number) => number;
   readonly bpf_map__set_initial_value: (map: Pointer<'bpf_map'>, bytes: Memory, size: number) => number;
   readonly bpf_program__name: (program: Pointer<'bpf_program'>) => string;
   readonly bpf_program__fd: (program: Pointer<'bpf_program'>) => number;
 
   readonly bpf_link_create: (programFd: number, targetFd: number, attachType: number, options: null) => number;
   readonly bpf_prog_attach: (programFd: number, targetFd: number, attachType: number, flags: number) => number;
-  readonly bpf_prog_detach2: (programFd: number, targetFd: number, attachType: number) => number;
   readonly bpf_prog_query: (targetFd: number, attachType: number, queryFlags: number, attachFlags: Uint32Array, programIds: Uint32Array, count: Uint32Array) => number;
 
   readonly bpf_prog_get_next_id: (start: number, next: Uint32Array) => number;
@@ -46,13 +43,12 @@ export interface LibbpfFunctions {
   readonly bpf_link_get_fd_by_id: (id: number) => number;
   readonly bpf_obj_get: (path: string) => number;
   readonly bpf_obj_get_info_by_fd: (fd: number, info: Memory, length: Uint32Array) => number;
-  readonly bpf_enable_stats: (type: number) => number;
 
   readonly bpf_map_lookup_elem: (fd: number, key: Memory, value: Memory) => number;
   readonly bpf_map_update_elem: (fd: number, key: Memory, value: Memory, flags: bigint) => number;
   readonly bpf_map_delete_elem: (fd: number, key: Memory) => number;
   readonly bpf_map_get_next_key: (fd: number, key: Memory | null, next: Memory) => number;
-  readonly bpf_map_freeze: (fd: number) => number;
+  readonly libbpf_num_possible_cpus: () => number;
   readonly bpf_map_lookup_batch: (fd: number, inBatch: Memory | null, outBatch: Memory, keys: Memory, values: Memory, count: Uint32Array, options: null) => number;
 
   readonly ring_buffer__new: (mapFd: number, callback: bigint, context: null, options: null) => Pointer<'ring_buffer'> | null;
@@ -67,20 +63,17 @@ const DECLARATIONS: { readonly [Name in keyof LibbpfFunctions]: readonly [string
   bpf_object__load: ['int', ['void *']],
   bpf_object__close: ['void', ['void *']],
   bpf_object__find_map_by_name: ['void *', ['void *', 'str']],
-  bpf_object__find_program_by_name: ['void *', ['void *', 'str']],
   bpf_object__next_map: ['void *', ['void *', 'void *']],
   bpf_object__next_program: ['void *', ['void *', 'void *']],
   bpf_map__name: ['str', ['void *']],
   bpf_map__fd: ['int', ['void *']],
   bpf_map__value_size: ['uint32_t', ['void *']],
-  bpf_map__set_max_entries: ['int', ['void *', 'uint32_t']],
   bpf_map__set_initial_value: ['int', ['void *', 'void *', 'size_t']],
   bpf_program__name: ['str', ['void *']],
   bpf_program__fd: ['int', ['void *']],
 
   bpf_link_create: ['int', ['int', 'int', 'int', 'void *']],
   bpf_prog_attach: ['int', ['int', 'int', 'int', 'uint32_t']],
-  bpf_prog_detach2: ['int', ['int', 'int', 'int']],
   bpf_prog_query: ['int', ['int', 'int', 'uint32_t', 'void *', 'void *', 'void *']],
 
   bpf_prog_get_next_id: ['int', ['uint32_t', 'void *']],
@@ -93,13 +86,12 @@ const DECLARATIONS: { readonly [Name in keyof LibbpfFunctions]: readonly [string
   bpf_link_get_fd_by_id: ['int', ['uint32_t']],
   bpf_obj_get: ['int', ['str']],
   bpf_obj_get_info_by_fd: ['int', ['int', 'void *', 'void *']],
-  bpf_enable_stats: ['int', ['int']],
 
   bpf_map_lookup_elem: ['int', ['int', 'void *', 'void *']],
   bpf_map_update_elem: ['int', ['int', 'void *', 'void *', 'uint64_t']],
   bpf_map_delete_elem: ['int', ['int', 'void *']],
   bpf_map_get_next_key: ['int', ['int', 'void *', 'void *']],
-  bpf_map_freeze: ['int', ['int']],
+  libbpf_num_possible_cpus: ['int', []],
   bpf_map_lookup_batch: ['int', ['int', 'void *', 'void *', 'void *', 'void *', 'void *', 'void *']],
 
   ring_buffer__new: ['void *', ['int', 'void *', 'void *', 'void *']],

@@ -1,0 +1,209 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { MESH_PROFILES } from '../protocol/acceleration.ts';
+import type { AccelerationInfo, AccelerationRequest, MeshProfile, PodEnrolment, TurnOffReport } from '../protocol/acceleration.ts';
+import { cancelledError, MeshpathError } from '../protocol/errors.ts';
+import type { NodeHandlers, Notify } from '../protocol/node.ts';
+import type { CgroupPath } from '../protocol/scalars.ts';
+import { findCgroup2Mount } from '../kernel/cgroup2Mount.ts';
+import { ATTACH_TYPE } from '../libbpf/bpfObject.ts';
+import { createIntrospection } from '../libbpf/introspection.ts';
+import type { Libbpf } from '../libbpf/library.ts';
+import { openLibbpf } from '../libbpf/library.ts';
+import { describeProgram } from './attachError.ts';
+import { Datapath } from './datapath.ts';
+import { checkCgroup, checkEnrolments, overlapError } from './enrolment.ts';
+import { withCgroup } from './podCgroup.ts';
+
+const DEFAULT_UNREAD_LIMIT = 1024n * 1024n;
+/** How long turning off waits for connections that are just being opened; normally it takes a few milliseconds. */
+const PENDING_MILLISECONDS = 1_000;
+const PENDING_STEP_MILLISECONDS = 10;
+/** The kernel keeps 15 characters of a program's name. */
+const CONNECT_PROGRAM_NAME = 'meshpath_connect4'.slice(0, 15);
+
+export interface AcceleratorOptions {
+  /** The contents of meshpath.bpf.o. */
+  readonly object: Uint8Array;
+  readonly notify: Notify;
+  /** Bytes that are redirected one way without an answer before the rest goes through TCP; 1 MiB where it is left out, 0n: no limit. */
+  readonly unreadLimit?: bigint;
+}
+
+/** The part of a node that turns acceleration on and off. */
+export interface Accelerator extends Pick<NodeHandlers, 'turnAccelerationOn' | 'turnAccelerationOff' | 'listAccelerations' | 'countDecisions'> {
+  /** Turns everything off and frees it. Safe to call more than once. */
+  readonly dispose: () => Promise<void>;
+}
+
+/** Acceleration that is on for one profile. */
+interface ActiveProfile {
+  readonly profile: MeshProfile;
+  readonly datapath: Datapath;
+  readonly since: string;
+}
+
+/**
+ * Gives the accelerator of this machine. Nothing is opened or loaded before acceleration is turned on. Its requests run
+ * one after the other.
+ */
+export function createAccelerator(options: AcceleratorOptions): Accelerator {
+  const active = new Map<string, ActiveProfile>();
+  const inTurn = createQueue();
+
+  return {
+    turnAccelerationOn: (request, { signal }) => inTurn(() => turnOn(options, active, request, signal)),
+    turnAccelerationOff: ({ cgroups }) => inTurn(() => turnOff(options, active, cgroups)),
+    listAccelerations: () => inTurn(() => Promise.resolve([...active.values()].map(describe))),
+    countDecisions: ({ profile }) =>
+      inTurn(() => {
+        const found = active.get(profile);
+        return found === undefined ? Promise.reject(notOnError(`the profile ${profile.slice(0, 60)}`)) : Promise.resolve(found.datapath.countDecisions());
+      }),
+    dispose: async () => {
+      await inTurn(async () => {
+        if (active.size > 0) {
+          await turnOff(options, active, null);
+        }
+      });
+    },
+  };
+}
+
+async function turnOn(
+  options: AcceleratorOptions,
+  active: Map<string, ActiveProfile>,
+  request: AccelerationRequest,
+  signal: AbortSignal,
+): Promise<AccelerationInfo> {
+  const profile = findProfile(request.profile);
+  const enrolled = [...active.values()].flatMap(({ datapath }) => datapath.pods);
+  const pods = checkEnrolments(request.pods, enrolled);
+  const cgroupMount = findCgroup2Mount();
+  for (const { cgroup } of pods) {
+    // Before anything is loaded.
+    withCgroup(cgroupMount, cgroup, () => undefined);
+  }
+  const libbpf = openLibbpf();
+  refuseOtherAgents(libbpf, cgroupMount, pods);
+  if (signal.aborted) {
+    throw cancelledError('Turning acceleration on');
+  }
+  const current = active.get(profile.name) ?? start(options, libbpf, cgroupMount, profile);
+  try {
+    current.datapath.attach(pods);
+  } catch (error) {
+    if (!active.has(profile.name)) {
+      current.datapath.close();
+    }
+    throw error;
+  }
+  active.set(profile.name, current);
+  options.notify('changed', {});
+  return Promise.resolve(describe(current));
+}
+
+function start(options: AcceleratorOptions, libbpf: Libbpf, cgroupMount: string, profile: MeshProfile): ActiveProfile {
+  const datapath = Datapath.load({
+    libbpf,
+    object: options.object,
+    profile,
+    unreadLimit: options.unreadLimit ?? DEFAULT_UNREAD_LIMIT,
+    cgroupMount,
+    onDecisions: (decisions) => {
+      options.notify('decisions', decisions);
+    },
+  });
+  return { profile, datapath, since: new Date().toISOString() };
+}
+
+async function turnOff(
+  options: AcceleratorOptions,
+  active: Map<string, ActiveProfile>,
+  cgroups: readonly CgroupPath[] | null,
+): Promise<TurnOffReport> {
+  const on = [...active.values()];
+  const wanted = new Set<string>(cgroups?.map(checkCgroup) ?? on.flatMap(({ datapath }) => datapath.pods.map(({ cgroup }) => cgroup)));
+  const known = new Set<string>(on.flatMap(({ datapath }) => datapath.pods.map(({ cgroup }) => cgroup)));
+  const unknown = [...wanted].find((cgroup) => !known.has(cgroup));
+  if (unknown !== undefined) {
+    throw notOnError(unknown);
+  }
+  if (wanted.size === 0) {
+    throw notOnError('any cgroup');
+  }
+  let detachedLinks = 0;
+  let remainingConnections = 0;
+  for (const { profile, datapath } of on) {
+    const isLast = datapath.pods.every(({ cgroup }) => wanted.has(cgroup));
+    if (isLast) {
+      datapath.switchOff();
+    }
+    datapath.withdraw(wanted);
+    await waitForPending(datapath, wanted);
+    const report = datapath.detach(wanted);
+    detachedLinks += report.detachedLinks;
+    remainingConnections += report.remainingConnections;
+    if (isLast) {
+      active.delete(profile.name);
+      detachedLinks += datapath.close();
+    }
+  }
+  options.notify('changed', {});
+  return { detachedLinks, remainingConnections };
+}
+
+/** Lets connections that were rewritten a moment ago come to the point at which they need the programs no more. */
+async function waitForPending(datapath: Datapath, cgroups: ReadonlySet<string>): Promise<void> {
+  const deadline = performance.now() + PENDING_MILLISECONDS;
+  while (datapath.hasPending(cgroups) && performance.now() < deadline) {
+    await delay(PENDING_STEP_MILLISECONDS);
+  }
+}
+
+/** Refuses pods for which the programs of another agent run: two rewrites of one connection do not go together. */
+function refuseOtherAgents(libbpf: Libbpf, cgroupMount: string, pods: readonly PodEnrolment[]): void {
+  const introspection = createIntrospection(libbpf);
+  for (const pod of pods) {
+    const attached = withCgroup(cgroupMount, pod.cgroup, ({ fd }) => introspection.queryCgroup(fd, ATTACH_TYPE.cgroupInet4Connect, true));
+    const other = attached?.programIds.map((id) => describeProgram(introspection, id)).find((text) => text.startsWith(CONNECT_PROGRAM_NAME));
+    if (other !== undefined) {
+      throw overlapError(pod, `${other} of another Meshpath agent runs for this cgroup already.`);
+    }
+  }
+}
+
+function findProfile(name: string): MeshProfile {
+  const profile = MESH_PROFILES.find((known) => known.name === name);
+  if (profile === undefined) {
+    throw new MeshpathError({
+      code: 'PROFILE_INVALID',
+      message: `There is no mesh profile '${name.slice(0, 60)}'.`,
+      reason: `The profiles are: ${MESH_PROFILES.map((known) => known.name).join(', ')}.`,
+      remedy: 'Name one of them.',
+    });
+  }
+  return profile;
+}
+
+function describe({ profile, datapath, since }: ActiveProfile): AccelerationInfo {
+  return { profile: profile.name, pods: datapath.pods, since, ...datapath.describe() };
+}
+
+function notOnError(what: string): MeshpathError {
+  return new MeshpathError({
+    code: 'ACCELERATION_NOT_FOUND',
+    message: `Acceleration is not on for ${what}.`,
+    reason: 'This agent has not turned it on, or it was turned off already.',
+    remedy: 'Look at the list of what is accelerated.',
+  });
+}
+
+/** Gives a function that runs one task after the other; a task that fails does not keep the next from running. */
+function createQueue(): <Value>(task: () => Promise<Value>) => Promise<Value> {
+  let last: Promise<unknown> = Promise.resolve();
+  return (task) => {
+    const result = last.then(task);
+    last = result.catch(() => undefined);
+    return result;
+  };
+}

@@ -1,0 +1,292 @@
+import { closeSync } from 'node:fs';
+import { constants } from 'node:os';
+import { isIpv4, mappedAddressBytes } from '../protocol/ipAddress.ts';
+import { MeshpathError } from '../protocol/errors.ts';
+import type { DecisionCounters, DecisionEvents, MeshProfile, PodEnrolment } from '../protocol/acceleration.ts';
+import type { LinkId, MapId, ProgramId } from '../protocol/scalars.ts';
+import { ATTACH_TYPE, loadBpfObject } from '../libbpf/bpfObject.ts';
+import type { AttachType, BpfObject } from '../libbpf/bpfObject.ts';
+import { createIntrospection } from '../libbpf/introspection.ts';
+import type { Libbpf } from '../libbpf/library.ts';
+import { deleteElement, lookupElement, readHashEntries, replaceElement, updateElement } from '../libbpf/maps.ts';
+import type { HashEntry } from '../libbpf/maps.ts';
+import { readRingBuffer } from '../libbpf/ringBuffer.ts';
+import type { RingBufferReader } from '../libbpf/ringBuffer.ts';
+import { attachError } from './attachError.ts';
+import {
+  decodeConnection,
+  encodeCgroupId,
+  encodeConnectionSwitchedOff,
+  encodePod,
+  encodeProfile,
+  encodeSwitchedOff,
+  LAYOUT,
+} from './datapathLayout.ts';
+import type { ConnectionState } from './datapathLayout.ts';
+import { decodeDecisionEvent, EVENTS_LOST_COUNTER, readDecisionCounters, sumCounter } from './decisions.ts';
+import { withCgroup } from './podCgroup.ts';
+
+const OBJECT_NAME = 'meshpath';
+const COUNTER_BYTES = 8;
+/** `connections` has 65,536 entries; the rest is for connections that are on their way while the limit is reached. */
+const CONNECTION_LIMIT = 61_440n;
+
+/** Programs of a pod but connect4, in the order in which they are attached: all that a rewritten connection needs. */
+const SUPPORTING_PROGRAMS: readonly (readonly [string, AttachType])[] = [
+  ['meshpath_sockops', ATTACH_TYPE.cgroupSockOps],
+  ['meshpath_getsockopt', ATTACH_TYPE.cgroupGetsockopt],
+  ['meshpath_getpeername4', ATTACH_TYPE.cgroupInet4Getpeername],
+];
+const CONNECT_PROGRAM = ['meshpath_connect4', ATTACH_TYPE.cgroupInet4Connect] as const;
+
+export interface DatapathOptions {
+  readonly libbpf: Libbpf;
+  readonly object: Uint8Array;
+  readonly profile: MeshProfile;
+  readonly unreadLimit: bigint;
+  /** Where the cgroup2 hierarchy is mounted. */
+  readonly cgroupMount: string;
+  readonly onDecisions: (decisions: DecisionEvents) => void;
+}
+
+/** A pod that the programs are attached to. */
+interface AttachedPod {
+  readonly enrolment: PodEnrolment;
+  readonly cgroupId: bigint;
+  readonly linkFds: number[];
+}
+
+/**
+ * One loaded set of programs and maps, and the pods that it serves. All of it hangs on file descriptors of this process:
+ * whatever ends the process detaches it, and the kernel frees the programs when the last accelerated socket closes.
+ */
+export class Datapath {
+  readonly #libbpf: Libbpf;
+  readonly #cgroupMount: string;
+  readonly #object: BpfObject;
+  readonly #pods: AttachedPod[] = [];
+  readonly #messageLinkFd: number | null;
+  readonly #events: RingBufferReader;
+  #lost = 0n;
+
+  private constructor(options: DatapathOptions, object: BpfObject) {
+    this.#libbpf = options.libbpf;
+    this.#cgroupMount = options.cgroupMount;
+    this.#object = object;
+    // Sockets take the program over as they come into the sockhash: it has to be there first.
+    this.#messageLinkFd = attachMessages(options.libbpf, object);
+    this.#events = readRingBuffer(options.libbpf, object.mapFd('events'), (records) => {
+      const events = records.map(decodeDecisionEvent).filter((event) => event !== undefined);
+      options.onDecisions({ events, lost: this.#takeLost() });
+    });
+  }
+
+  /**
+   * Loads the programs for a profile; nothing is attached to a pod yet.
+   * Throws BPF_OBJECT_INVALID, BPF_LOAD_FAILED, BPF_ATTACH_FAILED, CAPABILITY_MISSING.
+   */
+  static load(options: DatapathOptions): Datapath {
+    const object = loadForKernel(options);
+    try {
+      return new Datapath(options, object);
+    } catch (error) {
+      object.close();
+      throw error;
+    }
+  }
+
+  get pods(): readonly PodEnrolment[] {
+    return this.#pods.map(({ enrolment }) => enrolment);
+  }
+
+  /**
+   * Attaches the programs to pods: to all or, where one fails, to none. First comes what a rewritten connection needs, on
+   * both of its sides, then what rewrites. Throws CGROUP_NOT_FOUND, BPF_ATTACH_EXCLUSIVE, BPF_ATTACH_FAILED.
+   */
+  attach(enrolments: readonly PodEnrolment[]): void {
+    const added: AttachedPod[] = [];
+    try {
+      for (const enrolment of enrolments) {
+        const pod = withCgroup(this.#cgroupMount, enrolment.cgroup, ({ id }) => ({ enrolment, cgroupId: id, linkFds: [] }));
+        added.push(pod);
+        for (const [program, attachType] of SUPPORTING_PROGRAMS) {
+          this.#attachProgram(pod, program, attachType);
+        }
+      }
+      for (const pod of added) {
+        this.#describePod(pod);
+      }
+      for (const pod of added) {
+        this.#attachProgram(pod, ...CONNECT_PROGRAM);
+      }
+    } catch (error) {
+      added.forEach((pod) => {
+        this.#withdraw(pod);
+      });
+      added.reverse().forEach(closeLinks);
+      throw error;
+    }
+    this.#pods.push(...added);
+  }
+
+  /** Stops the rewriting and the redirecting for all pods, at once; answers about connections go on. */
+  switchOff(): void {
+    const fd = this.#object.mapFd('control');
+    const key = new Uint8Array(4);
+    const current = lookupElement(this.#libbpf, fd, key, LAYOUT.control.bytes);
+    updateElement(this.#libbpf, fd, key, encodeSwitchedOff(current ?? new Uint8Array(LAYOUT.control.bytes)));
+  }
+
+  /** Stops the rewriting for some pods, so that no new connection of or to them is taken; answers go on. */
+  withdraw(cgroups: ReadonlySet<string>): void {
+    this.#select(cgroups).forEach((pod) => {
+      this.#withdraw(pod);
+    });
+  }
+
+  /** Says whether some rewritten connection of these pods is not through yet: not accepted, or not asked about. */
+  hasPending(cgroups: ReadonlySet<string>): boolean {
+    return this.#connectionsOf(this.#select(cgroups)).some(({ state }) => state.isPending);
+  }
+
+  /**
+   * Detaches the programs from pods that were withdrawn. Their accelerated connections go on over plain TCP.
+   * Gives how many links were closed, and how many accelerated connections were still open.
+   */
+  detach(cgroups: ReadonlySet<string>): { readonly detachedLinks: number; readonly remainingConnections: number } {
+    const leaving = this.#select(cgroups);
+    const remaining = this.#connectionsOf(leaving).filter(({ state }) => state.isAccelerated);
+    for (const { key, value } of remaining) {
+      replaceElement(this.#libbpf, this.#object.mapFd('connections'), key, encodeConnectionSwitchedOff(value));
+    }
+    const detachedLinks = leaving.reduce((count, { linkFds }) => count + linkFds.length, 0);
+    leaving.forEach(closeLinks);
+    this.#pods.splice(0, this.#pods.length, ...this.#pods.filter((pod) => !leaving.includes(pod)));
+    return { detachedLinks, remainingConnections: remaining.length };
+  }
+
+  /** Gives how often each decision was made since the programs were loaded. */
+  countDecisions(): DecisionCounters {
+    return readDecisionCounters((index) => this.#count(index));
+  }
+
+  /** Gives the kernel's ids of what is loaded and attached. */
+  describe(): { readonly programIds: readonly ProgramId[]; readonly mapIds: readonly MapId[]; readonly linkIds: readonly LinkId[] } {
+    const introspection = createIntrospection(this.#libbpf);
+    const links = [...(this.#messageLinkFd === null ? [] : [this.#messageLinkFd]), ...this.#pods.flatMap(({ linkFds }) => linkFds)];
+    return {
+      programIds: this.#object.programNames.map((name) => introspection.programInfo(this.#object.programFd(name)).id as ProgramId),
+      mapIds: this.#object.mapNames.map((name) => introspection.mapInfo(this.#object.mapFd(name)).id as MapId),
+      linkIds: links.map((fd) => introspection.linkInfo(fd).id as LinkId),
+    };
+  }
+
+  /** Closes everything; events that are still there are handed on. Gives how many links were closed. */
+  close(): number {
+    this.#pods.splice(0).forEach(closeLinks);
+    this.#events.close();
+    if (this.#messageLinkFd !== null) {
+      closeSync(this.#messageLinkFd);
+    }
+    this.#object.close();
+    return this.#messageLinkFd === null ? 0 : 1;
+  }
+
+  #attachProgram({ enrolment, linkFds }: AttachedPod, program: string, attachType: AttachType): void {
+    const { functions } = this.#libbpf;
+    const result = withCgroup(this.#cgroupMount, enrolment.cgroup, ({ fd }) =>
+      functions.bpf_link_create(this.#object.programFd(program), fd, attachType, null),
+    );
+    if (result < 0) {
+      throw attachError(this.#libbpf, this.#cgroupMount, { program, attachType, cgroup: enrolment.cgroup, errno: -result });
+    }
+    linkFds.push(result);
+  }
+
+  #describePod({ enrolment, cgroupId }: AttachedPod): void {
+    const source = enrolment.addresses.find(isIpv4);
+    for (const address of enrolment.addresses) {
+      updateElement(this.#libbpf, this.#object.mapFd('pod_addresses'), mappedAddressBytes(address), encodeCgroupId(cgroupId));
+    }
+    replaceElement(this.#libbpf, this.#object.mapFd('pods'), encodeCgroupId(cgroupId), encodePod(cgroupId, source));
+  }
+
+  #withdraw({ enrolment, cgroupId }: AttachedPod): void {
+    for (const address of enrolment.addresses) {
+      deleteElement(this.#libbpf, this.#object.mapFd('pod_addresses'), mappedAddressBytes(address));
+    }
+    replaceElement(this.#libbpf, this.#object.mapFd('pods'), encodeCgroupId(cgroupId), encodePod(0n, undefined));
+  }
+
+  #select(cgroups: ReadonlySet<string>): AttachedPod[] {
+    return this.#pods.filter(({ enrolment }) => cgroups.has(enrolment.cgroup));
+  }
+
+  #connectionsOf(pods: readonly AttachedPod[]): (HashEntry & { readonly state: ConnectionState })[] {
+    const ids = new Set(pods.map(({ cgroupId }) => cgroupId));
+    return readHashEntries(this.#libbpf, this.#object.mapFd('connections'), { keyBytes: LAYOUT.connection_key.bytes, valueBytes: LAYOUT.connection.bytes })
+      .map((entry) => ({ ...entry, state: decodeConnection(entry.value) }))
+      .filter(({ state }) => ids.has(state.connectingCgroupId) || ids.has(state.acceptingCgroupId));
+  }
+
+  #count(index: number): bigint {
+    const valueBytes = COUNTER_BYTES * this.#libbpf.functions.libbpf_num_possible_cpus();
+    const key = new Uint8Array(Uint32Array.of(index).buffer);
+    return sumCounter(lookupElement(this.#libbpf, this.#object.mapFd('counters'), key, valueBytes) ?? new Uint8Array());
+  }
+
+  #takeLost(): number {
+    const total = this.#count(EVENTS_LOST_COUNTER);
+    const lost = Number(total - this.#lost);
+    this.#lost = total;
+    return lost;
+  }
+}
+
+/**
+ * Loads the object as this kernel can take it: before Linux 5.15 sockops programs cannot ask for the namespace, and
+ * connections over loopback are then not redirected.
+ */
+function loadForKernel(options: DatapathOptions): BpfObject {
+  const load = (hasNetnsCookie: boolean): BpfObject =>
+    loadBpfObject(options.libbpf, options.object, {
+      name: OBJECT_NAME,
+      readOnlyData: encodeProfile(options.profile, { unreadLimit: options.unreadLimit, connectionLimit: CONNECTION_LIMIT, hasNetnsCookie }),
+    });
+  try {
+    return load(true);
+  } catch (error) {
+    if (MeshpathError.is(error, 'BPF_LOAD_FAILED')) {
+      return load(false);
+    }
+    throw error;
+  }
+}
+
+/** Attaches sk_msg to the sockhash by a link and gives its descriptor; null before Linux 6.10, which has no such links. */
+function attachMessages({ functions, describe }: Libbpf, object: BpfObject): number | null {
+  const program = object.programFd('meshpath_sk_msg');
+  const sockets = object.mapFd('sockets');
+  const link = functions.bpf_link_create(program, sockets, ATTACH_TYPE.skMsgVerdict, null);
+  if (link >= 0) {
+    return link;
+  }
+  // The kernel drops such an attachment with the last descriptor of the map (sock_hash_release_progs).
+  const result = link === -constants.errno.EINVAL ? functions.bpf_prog_attach(program, sockets, ATTACH_TYPE.skMsgVerdict, 0) : link;
+  if (result < 0) {
+    throw new MeshpathError({
+      code: 'BPF_ATTACH_FAILED',
+      message: 'The kernel refused to attach a program.',
+      reason: `Attaching meshpath_sk_msg to its sockhash failed with ${describe(-result)}.`,
+      remedy: 'Check that the kernel has CONFIG_BPF_STREAM_PARSER.',
+    });
+  }
+  return null;
+}
+
+function closeLinks({ linkFds }: AttachedPod): void {
+  // connect4, which was attached last, goes first.
+  for (const fd of linkFds.splice(0).reverse()) {
+    closeSync(fd);
+  }
+}

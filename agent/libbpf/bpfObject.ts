@@ -1,0 +1,136 @@
+import { constants } from 'node:os';
+import { MeshpathError } from '../protocol/errors.ts';
+import type { ErrorCode } from '../protocol/errors.ts';
+import type { Libbpf, Pointer } from './library.ts';
+
+const { EACCES, EPERM } = constants.errno;
+
+/** Attach types (enum bpf_attach_type) of the programs that Meshpath attaches. */
+export const ATTACH_TYPE = {
+  cgroupSockOps: 3,
+  skMsgVerdict: 7,
+  cgroupInet4Connect: 10,
+  cgroupGetsockopt: 21,
+  cgroupInet4Getpeername: 29,
+} as const;
+export type AttachType = (typeof ATTACH_TYPE)[keyof typeof ATTACH_TYPE];
+
+/** A loaded object. Its descriptors belong to it and end with `close`; what is attached or used by sockets lives on. */
+export interface BpfObject {
+  readonly programFd: (name: string) => number;
+  readonly mapFd: (name: string) => number;
+  readonly programNames: readonly string[];
+  readonly mapNames: readonly string[];
+  readonly close: () => void;
+}
+
+export interface ObjectOptions {
+  /** The name that internal maps begin with: `meshpath` makes `meshpath.rodata`. */
+  readonly name: string;
+  /** The contents of `.rodata`; exactly as many bytes as the object has there. */
+  readonly readOnlyData: Uint8Array;
+}
+
+/**
+ * Opens an ELF object from memory, sets its read-only data and loads its maps and programs into the kernel.
+ * Throws BPF_OBJECT_INVALID, CAPABILITY_MISSING or BPF_LOAD_FAILED (with the end of the verifier's log).
+ */
+export function loadBpfObject(libbpf: Libbpf, bytes: Uint8Array, options: ObjectOptions): BpfObject {
+  const { functions } = libbpf;
+  libbpf.takeMessages();
+  const object = openObject(libbpf, bytes, options.name);
+  try {
+    setReadOnlyData(libbpf, object, options);
+    const result = functions.bpf_object__load(object);
+    if (result < 0) {
+      throw loadError(libbpf, -result);
+    }
+    const programs = listPrograms(libbpf, object);
+    const maps = listMaps(libbpf, object);
+    return {
+      programFd: (name) => find(programs, name, 'program'),
+      mapFd: (name) => find(maps, name, 'map'),
+      programNames: [...programs.keys()],
+      mapNames: [...maps.keys()],
+      close: () => functions.bpf_object__close(object),
+    };
+  } catch (error) {
+    functions.bpf_object__close(object);
+    throw error;
+  }
+}
+
+function openObject(libbpf: Libbpf, bytes: Uint8Array, name: string): Pointer<'bpf_object'> {
+  // struct bpf_object_open_opts: size_t sz; const char *object_name; what follows is optional by sz.
+  const nameText = Buffer.from(`${name}\0`);
+  const openOptions = BigUint64Array.of(16n, libbpf.koffi.address(nameText));
+  const object = libbpf.functions.bpf_object__open_mem(bytes, bytes.length, openOptions);
+  if (object === null) {
+    throw invalidObject(`${libbpf.describe(libbpf.lastErrno())} ${libbpf.takeMessages()}`.trim());
+  }
+  return object;
+}
+
+function setReadOnlyData(libbpf: Libbpf, object: Pointer<'bpf_object'>, { name, readOnlyData }: ObjectOptions): void {
+  const map = libbpf.functions.bpf_object__find_map_by_name(object, `${name}.rodata`);
+  if (map === null) {
+    throw invalidObject('The object has no read-only data.');
+  }
+  const size = libbpf.functions.bpf_map__value_size(map);
+  if (size !== readOnlyData.length) {
+    throw invalidObject(`The object has ${size} bytes of read-only data and not ${readOnlyData.length}.`);
+  }
+  const result = libbpf.functions.bpf_map__set_initial_value(map, readOnlyData, readOnlyData.length);
+  if (result < 0) {
+    throw invalidObject(`Setting the read-only data failed with ${libbpf.describe(-result)}.`);
+  }
+}
+
+function listPrograms({ functions }: Libbpf, object: Pointer<'bpf_object'>): ReadonlyMap<string, number> {
+  const programs = new Map<string, number>();
+  for (let program = functions.bpf_object__next_program(object, null); program !== null; program = functions.bpf_object__next_program(object, program)) {
+    programs.set(functions.bpf_program__name(program), functions.bpf_program__fd(program));
+  }
+  return programs;
+}
+
+function listMaps({ functions }: Libbpf, object: Pointer<'bpf_object'>): ReadonlyMap<string, number> {
+  const maps = new Map<string, number>();
+  for (let map = functions.bpf_object__next_map(object, null); map !== null; map = functions.bpf_object__next_map(object, map)) {
+    maps.set(functions.bpf_map__name(map), functions.bpf_map__fd(map));
+  }
+  return maps;
+}
+
+function find(descriptors: ReadonlyMap<string, number>, name: string, kind: string): number {
+  const fd = descriptors.get(name);
+  if (fd === undefined) {
+    throw invalidObject(`The object has no ${kind} ${name}.`);
+  }
+  return fd;
+}
+
+function loadError(libbpf: Libbpf, errno: number): MeshpathError {
+  const messages = libbpf.takeMessages();
+  // A verifier that refuses gives EACCES or EPERM too; then there is its log.
+  const isRefused = messages.includes('BEGIN PROG LOAD LOG');
+  const code: ErrorCode = !isRefused && (errno === EPERM || errno === EACCES) ? 'CAPABILITY_MISSING' : 'BPF_LOAD_FAILED';
+  return new MeshpathError({
+    code,
+    message: code === 'CAPABILITY_MISSING' ? 'The kernel does not let this user load BPF programs.' : 'The kernel refused the programs.',
+    reason: `Loading failed with ${libbpf.describe(errno)}. ${messages}`.trim(),
+    remedy:
+      code === 'CAPABILITY_MISSING'
+        ? 'Connect as root or with sudo: CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN are needed. Where root is refused too, look at `sysctl kernel.unprivileged_bpf_disabled` and at the kernel lockdown mode.'
+        : 'Meshpath needs Linux 5.10 or newer with CONFIG_BPF_SYSCALL, CONFIG_CGROUP_BPF and CONFIG_BPF_STREAM_PARSER. Report the reason above if this kernel has them.',
+  });
+}
+
+function invalidObject(reason: string): MeshpathError {
+  return new MeshpathError({
+    code: 'BPF_OBJECT_INVALID',
+    message: "Meshpath's BPF object cannot be used.",
+    reason,
+    remedy: 'Install Meshpath again: the file meshpath.bpf.o is damaged or of another version.',
+  });
+}
