@@ -104,7 +104,7 @@ export class ProgramProcess {
     const [command, ...args] = commandInPod(place, [process.execPath, join(folder, `${name}.cjs`)], null);
     const child = spawn(command, args, {
       stdio: ['ignore', 'inherit', 'pipe', 'ipc'],
-      env: { PATH: process.env['PATH'], NODE_PATH: MODULES_FOLDER, [PARAMS_VARIABLE]: JSON.stringify(params) },
+      env: { ...process.env, NODE_PATH: MODULES_FOLDER, [PARAMS_VARIABLE]: JSON.stringify(params) },
     });
     const program = new ProgramProcess(name, child);
     program.#events.on('event', onEvent);
