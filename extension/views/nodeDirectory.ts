@@ -20,13 +20,15 @@ export interface NodeDirectory {
   readonly nodes: readonly KnownNode[];
   find(key: string): KnownNode | undefined;
   /** Gives the node for this target, making a session for it where there is none. */
-  obtain(target: NodeTarget): KnownNode;
+  obtain(target: NodeTarget): Promise<KnownNode>;
   /** Closes the session and forgets the node. */
   remove(key: string): Promise<void>;
   /** Forgets what was listed, of one node or of all. */
   refresh(key?: string): void;
   /** A node came, went, changed its state or what is on it. Undefined: the list of nodes itself changed. */
   onChange(listener: (node: KnownNode | undefined) => void): () => void;
+  /** What is on a node may be different from what was read before: it changed, connected, ended or was refreshed. */
+  onContentsChange(listener: (node: KnownNode) => void): () => void;
   onDecisions(listener: (event: { readonly node: KnownNode; readonly decisions: DecisionEvents }) => void): () => void;
   /** Closes every session. */
   dispose(): Promise<void>;
@@ -57,14 +59,17 @@ interface Entry extends KnownNode {
 }
 
 /** Gives an empty directory whose sessions `createSession` makes. */
-export function createNodeDirectory(createSession: (target: NodeTarget) => NodeSession): NodeDirectory {
+export function createNodeDirectory(createSession: (target: NodeTarget) => Promise<NodeSession>): NodeDirectory {
   const entries = new Map<string, Entry>();
+  const coming = new Map<string, Promise<KnownNode>>();
   const changes = createSignal<KnownNode | undefined>();
+  const contentsChanges = createSignal<KnownNode>();
   const decisions = createSignal<{ node: KnownNode; decisions: DecisionEvents }>();
 
   const forgetContents = (entry: Entry): void => {
     entry.cached = undefined;
     changes.fire(entry);
+    contentsChanges.fire(entry);
   };
 
   const loadContents = (entry: Entry): Promise<NodeContents> | undefined => {
@@ -112,11 +117,30 @@ export function createNodeDirectory(createSession: (target: NodeTarget) => NodeS
         };
       }
       changes.fire(entry);
+      if (state.phase === 'ready' || state.phase === 'closed') {
+        contentsChanges.fire(entry);
+      }
     });
     entry.stop = () => {
       unlisten();
       stopListening();
     };
+  };
+
+  const make = async (key: string, target: NodeTarget): Promise<KnownNode> => {
+    const session = await createSession(target);
+    const entry: Entry = {
+      key,
+      session,
+      accelerations: undefined,
+      cached: undefined,
+      contents: () => loadContents(entry),
+      stop: () => undefined,
+    };
+    entries.set(key, entry);
+    follow(entry);
+    changes.fire(undefined);
+    return entry;
   };
 
   return {
@@ -128,20 +152,11 @@ export function createNodeDirectory(createSession: (target: NodeTarget) => NodeS
       const key = targetKey(target);
       const known = entries.get(key);
       if (known !== undefined) {
-        return known;
+        return Promise.resolve(known);
       }
-      const entry: Entry = {
-        key,
-        session: createSession(target),
-        accelerations: undefined,
-        cached: undefined,
-        contents: () => loadContents(entry),
-        stop: () => undefined,
-      };
-      entries.set(key, entry);
-      follow(entry);
-      changes.fire(undefined);
-      return entry;
+      const making = coming.get(key) ?? make(key, target).finally(() => coming.delete(key));
+      coming.set(key, making);
+      return making;
     },
     remove: async (key) => {
       const entry = entries.get(key);
@@ -161,6 +176,7 @@ export function createNodeDirectory(createSession: (target: NodeTarget) => NodeS
       }
     },
     onChange: (listener) => changes.listen(listener),
+    onContentsChange: (listener) => contentsChanges.listen(listener),
     onDecisions: (listener) => decisions.listen(listener),
     dispose: async () => {
       const all = [...entries.values()];

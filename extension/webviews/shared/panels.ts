@@ -68,7 +68,6 @@ export interface ExplainPanelContract {
     open: { params: null; result: ExplainPanelContent };
     /** Explains this flow on a snapshot taken now. */
     explain: { params: FlowChoice; result: ExplainPanelContent };
-    copy: { params: { readonly text: string }; result: null };
     reconnect: { params: null; result: null };
   };
   readonly events: {
