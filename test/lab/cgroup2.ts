@@ -1,19 +1,5 @@
 import { mkdir, readFile, readdir, rmdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { parseMountinfo } from '../../agent/kernel/mountinfo.ts';
-
-/**
- * Gives the folder at which the root of the cgroup2 hierarchy is mounted, from /proc/self/mountinfo (proc(5)): on a
- * hybrid layout it is not /sys/fs/cgroup. Throws an Error where there is none.
- */
-export async function findCgroup2Mount(): Promise<string> {
-  const mounts = parseMountinfo(await readFile('/proc/self/mountinfo', 'utf8'));
-  const mount = mounts.find(({ filesystem, root }) => filesystem === 'cgroup2' && root === '/');
-  if (mount === undefined) {
-    throw new Error('no cgroup2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified');
-  }
-  return mount.mountPoint;
-}
 
 /** Makes a cgroup folder with its parents. */
 export async function createCgroup(folder: string): Promise<void> {

@@ -2,9 +2,10 @@ import { randomBytes } from 'node:crypto';
 import { rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { findCgroup2Mount } from '../../agent/kernel/cgroup2Mount.ts';
 import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import type { CgroupPath, NamespaceId } from '../../agent/protocol/scalars.ts';
-import { createCgroup, findCgroup2Mount, listCgroupProcesses, removeCgroup } from './cgroup2.ts';
+import { createCgroup, listCgroupProcesses, removeCgroup } from './cgroup2.ts';
 import { runCommand } from './command.ts';
 import { ISTIO_RULES } from './istioRules.ts';
 import { LabPod } from './pod.ts';
@@ -62,7 +63,7 @@ export async function createLab(options: LabOptions = {}): Promise<Lab> {
       `address add ${subnet}.1/24 dev bridge0`,
       'link set bridge0 up',
     ]);
-    const mount = await findCgroup2Mount();
+    const mount = findCgroup2Mount();
     const labFolder = join(mount, id);
     cleanup.add(() => removeCgroup(labFolder));
     cleanup.add(() => killAll(labFolder));

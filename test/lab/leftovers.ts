@@ -1,7 +1,8 @@
 import { readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { findCgroup2Mount, listCgroupProcesses } from './cgroup2.ts';
+import { findCgroup2Mount } from '../../agent/kernel/cgroup2Mount.ts';
+import { listCgroupProcesses } from './cgroup2.ts';
 import { runCommand } from './command.ts';
 import { LAB_PREFIX } from './lab.ts';
 
@@ -31,7 +32,7 @@ export interface LeftoverScope {
 /** Lists what labs and the datapath left on the machine: namespaces, cgroups, processes in them, and BPF programs. */
 export async function listLeftovers(scope: LeftoverScope = {}): Promise<Leftovers> {
   const prefix = scope.labId ?? `${LAB_PREFIX}${process.pid}-`;
-  const mount = await findCgroup2Mount();
+  const mount = findCgroup2Mount();
   const cgroups = (await readdir(mount)).filter((name) => name.startsWith(prefix));
   const processes = (await Promise.all(cgroups.map((name) => listCgroupProcesses(join(mount, name))))).flat();
   return {
