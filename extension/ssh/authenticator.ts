@@ -71,8 +71,8 @@ export function createAuthenticator({ config, environment, waitForHuman }: Authe
         return {
           type: 'keyboard-interactive',
           username,
-          prompt: (_name, instructions, _language, prompts, finish) => {
-            answerPrompts(instructions, prompts, step.attempt).then(finish, (error: unknown) => {
+          prompt: (name, instructions, _language, prompts, finish) => {
+            answerPrompts(`${name} ${instructions}`, prompts, step.attempt).then(finish, (error: unknown) => {
               problems.push(toMeshpathError(error));
               finish([]);
             });

@@ -156,6 +156,10 @@ async function handshake(
         deadline.restart(timeoutMs);
       }
     };
+    if (signal.aborted) {
+      onAbort();
+      return;
+    }
     signal.addEventListener('abort', onAbort, { once: true });
 
     const verifier = createHostVerifier({

@@ -83,6 +83,10 @@ async function settle<T>(
       clearTimeout(timer);
       signal.removeEventListener('abort', onAbort);
     };
+    if (signal.aborted) {
+      onAbort();
+      return;
+    }
     signal.addEventListener('abort', onAbort, { once: true });
     start(
       (value) => {
