@@ -29,6 +29,8 @@ export interface ConnectRequest {
   readonly address: IpAddress | null;
   readonly port: PortNumber | null;
   readonly destination: Endpoint;
+  /** Called once the socket has both addresses, before its SYN is sent (net/ipv4/tcp_output.c, tcp_connect). */
+  readonly beforeSyn?: (local: Endpoint, remote: Endpoint) => void;
 }
 
 /** A connection that a listening socket took. */
@@ -65,6 +67,7 @@ export function openConnection(simulation: Simulation, recorder: TraceRecorder, 
     return bound;
   }
   const { client, route, destination } = bound;
+  request.beforeSyn?.(client.address, destination);
   recorder.enter(request.leg, 'packet');
   const owner: PacketOwner = { kind: 'socket', uid: request.uid, gid: request.gid };
   const syn = new FlyingPacket({ source: client.address, destination }, ['SYN'], owner);

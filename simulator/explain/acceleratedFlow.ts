@@ -1,0 +1,359 @@
+import type { DecisionEvent } from '../../agent/protocol/acceleration.ts';
+import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
+import type { CgroupPath, Endpoint, PortNumber } from '../../agent/protocol/scalars.ts';
+import type { Decision, Flow, PacketState, SourceLine, TraceLeg, TraceOutcome } from '../../agent/protocol/trace.ts';
+import type { Datapath } from '../bpf/datapath.ts';
+import { decidingLine, describeCalls } from '../bpf/describeRun.ts';
+import type { HookRun, SocketKernel } from '../bpf/socketKernel.ts';
+import type { KernelSocket, Task } from '../bpf/sockets.ts';
+import { decideSidecar, findSidecar } from '../mesh/sidecar.ts';
+import { sameEndpoint, writeEndpoint } from '../world/conntrack.ts';
+import { openConnection } from '../world/openConnection.ts';
+import type { FailedConnection, OpenedConnection } from '../world/openConnection.ts';
+import type { Simulation } from '../world/simulation.ts';
+import type { TraceRecorder } from '../world/traceRecorder.ts';
+import type { WorldNamespace } from '../world/world.ts';
+import { DECISION_TEXTS } from './decisionTexts.ts';
+import { describeSource, findSourceNamespace } from './flowSource.ts';
+
+/** More legs than any mesh makes of one connection; a chain of proxies that is longer is taken for a circle. */
+const MAX_LEGS = 16;
+/** The length of the message that is followed. */
+const MESSAGE_BYTES = 1_024;
+const UNKNOWN_ID = 0xffff_ffff;
+
+/** The programs and the sockets of the kernel that a flow goes through. */
+export interface FlowKernel {
+  readonly sockets: SocketKernel;
+  readonly datapaths: readonly Datapath[];
+  /** Told of every event that the programs send. */
+  readonly report: (event: DecisionEvent) => void;
+}
+
+/** Both ends of one leg. */
+export interface FlowConnection {
+  readonly client: KernelSocket;
+  readonly server: KernelSocket;
+}
+
+export interface FlowResult {
+  readonly legs: readonly TraceLeg[];
+  readonly outcome: TraceOutcome;
+  readonly connections: readonly FlowConnection[];
+  readonly bpfInstructions: number;
+  /** Netfilter hooks that one message meets on its whole way. */
+  readonly hooksPerMessage: number;
+  /** How many times one message goes through the TCP/IP stack. */
+  readonly stackTraversals: number;
+}
+
+interface LegRequest {
+  readonly leg: number;
+  readonly role: 'application' | 'sidecar';
+  readonly namespace: WorldNamespace;
+  readonly description: string;
+  readonly owner: Task;
+  readonly gid: number | null;
+  readonly cgroup: CgroupPath | null;
+  readonly address: Endpoint['address'] | null;
+  readonly port: PortNumber | null;
+  readonly destination: Endpoint;
+}
+
+/** A leg that is open: what happened to it, and the sockets at its ends. */
+interface OpenLeg {
+  readonly opened: OpenedConnection;
+  readonly requested: Endpoint;
+  readonly client: KernelSocket;
+  readonly server: KernelSocket;
+  readonly originalDestination: Endpoint | null;
+  readonly peerSeenByClient: Endpoint;
+}
+
+/**
+ * Opens the connection of a flow and every connection that sidecars open for it, in a kernel with programs attached: they
+ * run in front of the rules of the namespaces, which every packet still meets. Then follows one message from the first
+ * socket to the last. Steps go to `recorder`. Throws INPUT_INVALID where the flow is not of this world.
+ */
+export function runAcceleratedFlow(simulation: Simulation, recorder: TraceRecorder, kernel: FlowKernel, flow: Flow): FlowResult {
+  return new AcceleratedFlow(simulation, recorder, kernel).run(flow);
+}
+
+class AcceleratedFlow {
+  readonly #simulation: Simulation;
+  readonly #recorder: TraceRecorder;
+  readonly #kernel: FlowKernel;
+  readonly #legs: TraceLeg[] = [];
+  readonly #open: OpenLeg[] = [];
+  readonly #reached = new Set<string>();
+  #instructions = 0;
+  #hooks = 0;
+  #traversals = 0;
+
+  constructor(simulation: Simulation, recorder: TraceRecorder, kernel: FlowKernel) {
+    this.#simulation = simulation;
+    this.#recorder = recorder;
+    this.#kernel = kernel;
+  }
+
+  run(flow: Flow): FlowResult {
+    const outcome = this.#follow(flow);
+    for (const [index, leg] of this.#open.entries()) {
+      this.#sendMessage(index, leg);
+    }
+    return {
+      legs: this.#legs,
+      outcome,
+      connections: this.#open.map(({ client, server }) => ({ client, server })),
+      bpfInstructions: this.#instructions,
+      hooksPerMessage: this.#hooks,
+      stackTraversals: this.#traversals,
+    };
+  }
+
+  #follow(flow: Flow): TraceOutcome {
+    let request = this.#firstRequest(flow);
+    for (;;) {
+      const opened = this.#openLeg(request);
+      if ('kind' in opened) {
+        return failedOutcome(opened);
+      }
+      const action = decideSidecar(opened.opened, opened.originalDestination);
+      const { server, listener } = opened.opened;
+      if (action === undefined) {
+        return { result: 'delivered', summary: `${server.description} takes the connection at ${writeEndpoint(server.address)}.` };
+      }
+      const key = JSON.stringify([server.namespace, server.address, opened.originalDestination]);
+      if (action.kind !== 'connects' || this.#reached.has(key) || this.#legs.length >= MAX_LEGS) {
+        const reason = action.kind === 'connects' ? `${server.description} would reach itself again: the connection goes round in a circle` : action.reason;
+        const state = socketState(opened.opened.peerSeenByServer, server.address);
+        const step = this.#socketStep(opened.server, server.description, state, { kind: 'refuse', errno: 'ECONNRESET' }, `${reason}.`);
+        return { result: 'refused', summary: `${reason}.`, step };
+      }
+      this.#reached.add(key);
+      this.#simulation.assumptions.add(action.assumption);
+      request = {
+        leg: request.leg + 1,
+        role: 'sidecar',
+        namespace: opened.opened.serverNamespace,
+        description: server.description,
+        owner: { ...opened.server.owner, gid: listener.owner?.gid ?? action.profile.proxyGid },
+        gid: listener.owner?.gid ?? action.profile.proxyGid,
+        cgroup: opened.server.cgroup,
+        address: action.source,
+        port: null,
+        destination: action.destination,
+      };
+    }
+  }
+
+  #firstRequest({ source, destination }: Flow): LegRequest {
+    const { world, assumptions } = this.#simulation;
+    const namespace = findSourceNamespace(world, source);
+    const pods = world.snapshot.pods.filter((pod) => pod.namespace === source.namespace);
+    const assumed = source.cgroup === null && pods.length === 1 ? (pods[0]?.cgroups[0] ?? null) : null;
+    if (assumed !== null) {
+      assumptions.add(`The process is taken to be in the cgroup ${assumed} of the pod that its network namespace belongs to.`);
+    }
+    const cgroup = source.cgroup ?? assumed;
+    const process = namespace.state.sockets.find((socket) => socket.uid === source.uid && socket.owner !== null && socket.owner.cgroup === cgroup);
+    return {
+      leg: 0,
+      role: 'application',
+      namespace,
+      description: describeSource(namespace, source),
+      owner: {
+        pid: process?.owner?.pid ?? 0,
+        command: process?.owner?.command ?? '',
+        uid: source.uid,
+        gid: source.gid,
+        cgroupId: this.#cgroupId(cgroup),
+      },
+      gid: source.gid,
+      cgroup,
+      address: source.address,
+      port: source.port,
+      destination,
+    };
+  }
+
+  #openLeg(request: LegRequest): OpenLeg | FailedConnection {
+    const { sockets } = this.#kernel;
+    const { leg, namespace, description, destination } = request;
+    const client = sockets.createSocket({
+      namespace: namespace.id,
+      cgroup: request.cgroup,
+      owner: request.owner,
+      family: 2,
+      local: request.address === null && request.port === null ? null : { address: request.address ?? toIpAddress('0.0.0.0'), port: request.port ?? (0 as PortNumber) },
+    });
+    this.#recorder.enter(leg, 'socket');
+    const asked = socketState(client.local, destination);
+    this.#socketStep(client, description, asked, { kind: 'continue' }, `${description} (uid ${request.owner.uid}) opens a socket and connects to ${writeEndpoint(destination)}.`);
+    this.#recorder.enter(leg, 'connect');
+    const connected = sockets.connect(client, destination);
+    if (connected.runs.length === 0) {
+      this.#socketStep(client, description, asked, { kind: 'continue' }, `No program is attached to the cgroup of ${description}: the connection takes the way of the rules.`);
+    }
+    this.#programSteps(client, description, connected.runs, asked, socketState(client.local, connected.destination), (event) =>
+      sameEndpoint(destination, connected.destination) ? { kind: 'continue' } : { kind: 'rewrite', target: event === null ? 'connect(2)' : writeEndpoint(connected.destination) },
+    );
+    const opened = openConnection(this.#simulation, this.#recorder, {
+      leg,
+      namespace,
+      description,
+      uid: request.owner.uid,
+      gid: request.gid,
+      address: client.local.address === '0.0.0.0' ? null : client.local.address,
+      port: client.local.port === 0 ? null : client.local.port,
+      destination: connected.destination,
+      beforeSyn: (local, remote) => {
+        const runs = sockets.sendSyn(client, local, remote);
+        const state = socketState(local, remote);
+        this.#programSteps(client, description, runs, state, state, () => ({ kind: 'continue' }));
+      },
+    });
+    const result = opened.kind === 'opened' ? this.#establish(request, client, opened) : opened;
+    this.#addLeg(request, opened, 'kind' in result ? null : result);
+    return result;
+  }
+
+  /** The handshake is over: sockops of both ends, then what the ends ask. */
+  #establish(request: LegRequest, client: KernelSocket, opened: OpenedConnection): OpenLeg {
+    const { sockets } = this.#kernel;
+    const { leg, description, destination } = request;
+    const { listener, server: serverEnd, peerSeenByServer } = opened;
+    const clientState = socketState(client.local, client.remote);
+    const serverState = socketState(serverEnd.address, peerSeenByServer);
+    const enrols = (event: DecisionEvent | null): Decision =>
+      event?.reason === 'enrolled_active' || event?.reason === 'enrolled_passive' ? { kind: 'enrol' } : { kind: 'continue' };
+    this.#recorder.enter(leg, 'accept');
+    this.#programSteps(client, description, sockets.establishActive(client), clientState, clientState, enrols);
+    const cgroup = listener.owner?.cgroup ?? null;
+    const server = sockets.createSocket({
+      namespace: opened.serverNamespace.id,
+      cgroup,
+      owner: { pid: listener.owner?.pid ?? 0, command: listener.owner?.command ?? '', uid: listener.uid, gid: listener.owner?.gid ?? UNKNOWN_ID, cgroupId: this.#cgroupId(cgroup) },
+      family: listener.dualStack ? 10 : 2,
+      local: null,
+    });
+    this.#programSteps(server, serverEnd.description, sockets.establishPassive(server, serverEnd.address, peerSeenByServer), serverState, serverState, enrols);
+    this.#recorder.enter(leg, 'query');
+    const original = sockets.askOriginalDestination(server, opened.originalDestination);
+    const answers = (answer: Endpoint | null) => (): Decision => (answer === null ? { kind: 'refuse', errno: 'ENOENT' } : { kind: 'answer', endpoint: answer });
+    this.#programSteps(server, serverEnd.description, original.runs, serverState, serverState, answers(original.answer));
+    if (original.runs.every((run) => run.run.calls.length === 0) || sameAnswer(original.answer, opened.originalDestination)) {
+      const told = original.answer === null ? 'nothing (ENOENT): neither conntrack nor a program knows the connection' : writeEndpoint(original.answer);
+      this.#socketStep(server, serverEnd.description, serverState, answers(original.answer)(), `SO_ORIGINAL_DST would tell ${serverEnd.description} ${told}.`);
+    }
+    const peer = sockets.askPeerName(client);
+    this.#programSteps(client, description, peer.runs, clientState, clientState, answers(peer.answer));
+    const seen = sameEndpoint(peer.answer, destination) ? 'the address that it asked for' : 'not the address that it asked for';
+    this.#socketStep(client, description, clientState, { kind: 'answer', endpoint: peer.answer }, `getpeername tells ${description} ${writeEndpoint(peer.answer)}, ${seen}.`);
+    const open: OpenLeg = { opened, requested: destination, client, server, originalDestination: original.answer, peerSeenByClient: peer.answer };
+    this.#open.push(open);
+    return open;
+  }
+
+  #addLeg(request: LegRequest, opened: OpenedConnection | FailedConnection, leg: OpenLeg | null): void {
+    const target = writeEndpoint(request.destination);
+    const isOpen = opened.kind === 'opened';
+    const role = isOpen && findSidecar(opened) !== undefined ? 'sidecar' : 'application';
+    this.#legs.push({
+      index: request.leg,
+      title: isOpen ? `${request.role} → ${role}` : `${request.role} → ${target}`,
+      client: opened.client,
+      server: isOpen ? opened.server : null,
+      requested: request.destination,
+      originalDestination: leg?.originalDestination ?? null,
+      peerSeenByClient: leg?.peerSeenByClient ?? null,
+      data: isOpen ? 'tcp' : 'none',
+    });
+  }
+
+  /** One message from client to server: redirected by sk_msg, or down the stack. */
+  #sendMessage(index: number, leg: OpenLeg): void {
+    const { client, opened } = leg;
+    const sent = this.#kernel.sockets.send(client, MESSAGE_BYTES);
+    const state = socketState(client.local, client.remote);
+    const server = opened.server.description;
+    this.#recorder.enter(index, 'data');
+    this.#programSteps(client, opened.client.description, sent.runs, state, state, () => (sent.redirect === null ? { kind: 'continue' } : { kind: 'redirect', socket: server }));
+    if (sent.redirect === null) {
+      this.#hooks += opened.hooksPerMessage;
+      this.#traversals += 1;
+      this.#socketStep(client, opened.client.description, state, { kind: 'deliver', socket: server }, `The message goes through TCP and meets ${opened.hooksPerMessage} netfilter hook(s) on its way to ${server}.`);
+      return;
+    }
+    this.#kernel.sockets.receive(sent.redirect);
+    this.#socketStep(leg.server, server, { ...state, source: leg.server.remote, destination: leg.server.local }, { kind: 'deliver', socket: server }, `${server} reads the message from its own queue: no packet was made, and no hook, rule or conntrack entry was asked.`);
+    const known = this.#legs[index];
+    if (known !== undefined) {
+      this.#legs[index] = { ...known, data: 'socket-to-socket' };
+    }
+  }
+
+  /** Adds a step for each program that ran, with what it decided by its own event. */
+  #programSteps(socket: KernelSocket, description: string, runs: readonly HookRun[], before: PacketState, after: PacketState, decide: (event: DecisionEvent | null) => Decision): void {
+    for (const { attachment, run } of runs) {
+      const datapath = this.#kernel.datapaths.find((candidate) => candidate.loaded === attachment.loaded);
+      const events = datapath?.drainEvents() ?? [];
+      for (const event of events) {
+        this.#kernel.report(event);
+      }
+      const event = events.at(-1) ?? null;
+      const { outcome, program } = run;
+      this.#instructions += outcome.instructions;
+      const isFault = outcome.kind === 'fault';
+      const source: SourceLine | null = decidingLine(run, event?.reason ?? null);
+      const changed = !sameEndpoint(before.destination, after.destination) || !sameEndpoint(before.source, after.source);
+      this.#recorder.add({
+        place: {
+          kind: 'program',
+          namespace: socket.namespace,
+          cgroup: attachment.target.kind === 'cgroup' ? attachment.target.path : null,
+          attachType: program.attachType ?? program.type,
+          program: program.name,
+          source,
+          instructions: outcome.instructions,
+        },
+        before,
+        after: isFault ? before : after,
+        conditions: describeCalls(run, attachment.loaded.object.btf),
+        decision: isFault ? { kind: 'unknown', dependsOn: `what ${program.name} does after ${outcome.fault.kind}` } : decide(event),
+        reason: isFault
+          ? `${program.name} would be refused by the kernel's verifier: ${outcome.fault.message} (instruction ${outcome.fault.instruction}).`
+          : event === null
+            ? `${program.name} runs for ${description} and ${changed ? 'changes the address' : 'leaves the connection as it is'}.`
+            : DECISION_TEXTS[event.reason],
+      });
+    }
+  }
+
+  #socketStep(socket: KernelSocket, description: string, state: PacketState, decision: Decision, reason: string): number {
+    return this.#recorder.add({ place: { kind: 'socket', namespace: socket.namespace, description }, before: state, after: state, decision, reason });
+  }
+
+  #cgroupId(path: CgroupPath | null): bigint {
+    return BigInt(this.#simulation.world.snapshot.cgroups.find((cgroup) => cgroup.path === path)?.id ?? 0);
+  }
+}
+
+function sameAnswer(left: Endpoint | null, right: Endpoint | null): boolean {
+  return left === null || right === null ? left === right : sameEndpoint(left, right);
+}
+
+function socketState(source: Endpoint, destination: Endpoint): PacketState {
+  return { source, destination, inInterface: null, outInterface: null, mark: 0, connection: null };
+}
+
+function failedOutcome(failed: FailedConnection): TraceOutcome {
+  switch (failed.kind) {
+    case 'refused':
+      return { result: 'refused', summary: `${failed.client.description} gets ${failed.errno}: ${failed.reason}.`, step: failed.step };
+    case 'left':
+      return { result: 'depends', summary: `The first packet leaves what the snapshot shows: ${failed.reason}.`, dependsOn: [failed.reason] };
+    case 'unknown':
+      return { result: 'depends', summary: `It depends on ${failed.dependsOn}.`, dependsOn: [failed.dependsOn] };
+  }
+}

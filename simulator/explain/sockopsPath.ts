@@ -1,0 +1,67 @@
+import type { Flow, Trace } from '../../agent/protocol/trace.ts';
+import { Datapath } from '../bpf/datapath.ts';
+import { readBpfObject } from '../bpf/object.ts';
+import { SocketKernel } from '../bpf/socketKernel.ts';
+import { SIMULATED_CPUS, surroundingsOf } from '../bpf/surroundings.ts';
+import { Simulation } from '../world/simulation.ts';
+import { TraceRecorder } from '../world/traceRecorder.ts';
+import type { World } from '../world/world.ts';
+import { runAcceleratedFlow } from './acceleratedFlow.ts';
+import { enrolledPods } from './acceleratedPods.ts';
+import { checkFlow } from './flowSource.ts';
+
+const NANOSECONDS_PER_STEP = 1_000n;
+
+/**
+ * Explains what happens to one connection where Meshpath's programs are attached: the compiled programs of `object` run
+ * in the virtual machine inside connect(2), when the connection is established, when its ends ask for addresses, and on
+ * the first message; every packet of the handshake still meets the rules. The pods are those of the snapshot's
+ * accelerations, or, where none is on, all pods with a known mesh. IPv4 and TCP. Throws INPUT_INVALID for a flow that is
+ * not of this world, NOT_SUPPORTED for IPv6, BPF_OBJECT_INVALID where `object` is not Meshpath's.
+ */
+export function explainSockops(world: World, flow: Flow, object: Uint8Array): Trace {
+  checkFlow(flow);
+  const simulation = new Simulation(world);
+  const recorder = new TraceRecorder();
+  let now = 0n;
+  const sockets = new SocketKernel(
+    surroundingsOf(world, {
+      bootNanoseconds: () => (now += NANOSECONDS_PER_STEP),
+      random: () => 0,
+    }),
+  );
+  const { groups, assumptions } = enrolledPods(world.snapshot);
+  const parsed = readBpfObject(object);
+  const datapaths = groups.map(({ profile, pods }) => {
+    const datapath = new Datapath(parsed, profile, sockets, SIMULATED_CPUS);
+    for (const pod of pods) {
+      datapath.enrol(pod);
+    }
+    return datapath;
+  });
+  for (const assumption of assumptions) {
+    simulation.assumptions.add(assumption);
+  }
+  for (const omission of world.snapshot.omissions) {
+    simulation.assumptions.add(`The snapshot lacks ${omission.what}: ${omission.reason}`);
+  }
+  const result = runAcceleratedFlow(simulation, recorder, { sockets, datapaths, report: () => undefined }, flow);
+  return {
+    origin: 'predicted',
+    path: 'sockops',
+    flow,
+    legs: result.legs,
+    steps: recorder.steps,
+    outcome: result.outcome,
+    cost: {
+      tcpConnections: result.connections.length,
+      tablesVisited: recorder.tablesVisited,
+      rulesCompared: recorder.rulesCompared,
+      conntrackEntries: simulation.conntrackEntries,
+      bpfInstructions: result.bpfInstructions,
+      hooksPerMessage: result.hooksPerMessage,
+      stackTraversalsPerMessage: result.stackTraversals,
+    },
+    assumptions: [...simulation.assumptions],
+  };
+}
