@@ -13,7 +13,7 @@ const MAPPED_10_0_0_2 = '00000000000000000000ffff0a000002';
 test('writes the Istio profile as the programs read it', () => {
   const text = toHexText(encodeProfile(ISTIO_PROFILE, LIMITS));
   const ports = 'a03aac3aad3af23a'.padEnd(64, '0');
-  assert.equal(text, `0100000000000000${'0200000000000000'}00000000000000000000ffff7f000006${'39050000'}39050000${'993a'}9e3a${ports}${''.padEnd(64, '0')}01000000`);
+  assert.equal(text, `0100000000000000020000000000000000000000000000000000ffff7f0000063905000039050000993a9e3a${ports}${''.padEnd(64, '0')}01000000`);
 });
 
 test('a mesh without a passthrough address has none in the profile', () => {
