@@ -59,12 +59,13 @@ export function namespaceNames(snapshot: Snapshot): Readonly<Record<string, stri
 
 /**
  * Gives who can connect: for every pod its applications and sidecars that hold sockets, and where no application does,
- * any process of it as user 0. Applications come before sidecars.
+ * any process of it as user 0. Applications of pods come first, then what is outside of pods, then sidecars.
  */
 export function listSources(snapshot: Snapshot): readonly SourceOption[] {
   const pods = new Map(snapshot.pods.map((pod) => [pod.namespace, pod]));
   const options = snapshot.namespaces.flatMap((namespace) => sourcesOf(namespace, pods.get(namespace.id)));
-  return [...options.filter((option) => !option.isSidecar), ...options.filter((option) => option.isSidecar)].slice(0, MAX_CHOICES);
+  const rank = (option: SourceOption): number => (option.isSidecar ? 2 : pods.has(option.source.namespace) ? 0 : 1);
+  return options.sort((left, right) => rank(left) - rank(right)).slice(0, MAX_CHOICES);
 }
 
 function sourcesOf(namespace: NetworkNamespace, pod: PodInfo | undefined): readonly SourceOption[] {

@@ -82,10 +82,8 @@ function show(content: ExplainPanelContent): void {
       html(
         'p',
         { class: 'legend' },
-        html('span', { class: 'key jump', 'aria-hidden': true }),
-        'sockops: messages jump from socket to socket (its handshake still crosses the stack)',
-        html('span', { class: 'key stack', 'aria-hidden': true }),
-        'iptables: every message crosses the stack and these hooks',
+        html('span', {}, html('span', { class: 'key jump', 'aria-hidden': true }), 'sockops: messages jump from socket to socket (its handshake still crosses the stack)'),
+        html('span', {}, html('span', { class: 'key stack', 'aria-hidden': true }), 'iptables: every message crosses the stack and these hooks'),
       ),
     ),
     html('div', { class: 'summary' }, createCosts(explanation), createDifferences(explanation)),

@@ -9,6 +9,8 @@ const STATION = { width: 104, height: 30, gap: 10 } as const;
 const ARC_TOP = 34;
 const ACTOR_TOP = 132;
 const STACK_TOP = ACTOR_TOP + ACTOR.height + 34;
+/** How far the wire between namespaces runs below their boxes; inside of one it stays above its border. */
+const BELOW_NAMESPACE = 22;
 const MAX_LABEL = 22;
 
 function shorten(text: string, length = MAX_LABEL): string {
@@ -25,7 +27,7 @@ interface Geometry {
 function measure(diagram: PathDiagram): Geometry {
   const deepest = Math.max(1, ...diagram.iptables.flatMap((leg) => [leg.down.length, leg.up.length]));
   const transit = Math.max(0, ...diagram.iptables.map((leg) => leg.transit.length));
-  const wire = STACK_TOP + deepest * (STATION.height + STATION.gap) + 18;
+  const wire = STACK_TOP + deepest * (STATION.height + STATION.gap) + BELOW_NAMESPACE + 24;
   return {
     width: MARGIN * 2 + ACTOR.width + Math.max(0, diagram.actors.length - 1) * ACTOR.pitch,
     height: wire + 22 + (transit > 0 ? transit * 14 + 16 : 0) + 14,
@@ -58,8 +60,8 @@ export function createPathDiagram(
     ),
     ...createNamespaces(diagram, geometry, namespaceName),
     svg('rect', { class: 'stack-band', x: MARGIN - 18, y: STACK_TOP - 16, width: geometry.width - (MARGIN - 18) * 2, height: geometry.wire - STACK_TOP + 32, rx: 6 }),
-    svg('text', { class: 'band-label', x: MARGIN - 8, y: geometry.wire + 9 }, 'TCP/IP stack and netfilter'),
-    ...diagram.iptables.map((leg) => createStackLeg(leg, geometry, namespaceName, select)),
+    svg('text', { class: 'band-label', x: MARGIN - 8, y: geometry.wire + 6 }, 'TCP/IP stack and netfilter'),
+    ...diagram.iptables.map((leg) => createStackLeg(leg, isInside(diagram, leg), geometry, namespaceName, select)),
     ...diagram.sockops.map((leg) => createUpperLeg(leg, geometry, select)),
     ...diagram.actors.map((actor, index) =>
       svg(
@@ -72,6 +74,10 @@ export function createPathDiagram(
       ),
     ),
   );
+}
+
+function isInside(diagram: PathDiagram, leg: DiagramLeg): boolean {
+  return leg.to !== null && diagram.actors[leg.from]?.namespace === diagram.actors[leg.to]?.namespace;
 }
 
 function createNamespaces(diagram: PathDiagram, geometry: Geometry, namespaceName: (id: string) => string): readonly SVGElement[] {
@@ -90,7 +96,7 @@ function createNamespaces(diagram: PathDiagram, geometry: Geometry, namespaceNam
     return svg(
       'g',
       { class: 'namespace' },
-      svg('rect', { x: left, y: ACTOR_TOP - 30, width: right - left, height: geometry.wire - ACTOR_TOP + 20, rx: 10 }),
+      svg('rect', { x: left, y: ACTOR_TOP - 30, width: right - left, height: geometry.wire - BELOW_NAMESPACE - ACTOR_TOP + 30, rx: 10 }),
       svg('text', { x: left + 12, y: ACTOR_TOP - 13 }, shorten(namespaceName(box.namespace), 34)),
     );
   });
@@ -122,7 +128,7 @@ function createStation(station: Station, x: number, y: number): SVGElement {
   );
 }
 
-function createStackLeg(leg: DiagramLeg, geometry: Geometry, namespaceName: (id: string) => string, select: (path: PathKind, leg: number) => void): SVGElement {
+function createStackLeg(leg: DiagramLeg, inside: boolean, geometry: Geometry, namespaceName: (id: string) => string, select: (path: PathKind, leg: number) => void): SVGElement {
   const start = geometry.centre(leg.from) + LIMB;
   const bottom = ACTOR_TOP + ACTOR.height;
   const place = (index: number): number => STACK_TOP + index * (STATION.height + STATION.gap);
@@ -141,7 +147,8 @@ function createStackLeg(leg: DiagramLeg, geometry: Geometry, namespaceName: (id:
     );
   }
   const end = geometry.centre(leg.to) - LIMB;
-  const route = `M${start} ${bottom} V${geometry.wire - 10} q0 10 10 10 H${end - 10} q10 0 10 -10 V${bottom + 3}`;
+  const wire = inside ? geometry.wire - BELOW_NAMESPACE - 14 : geometry.wire;
+  const route = `M${start} ${bottom} V${wire - 10} q0 10 10 10 H${end - 10} q10 0 10 -10 V${bottom + 3}`;
   const up = [...leg.up].reverse().map((station, index) => createStation(station, end, place(index)));
   const middle = (start + end) / 2;
   const transit = leg.transit.map((station, index) =>
@@ -170,7 +177,7 @@ function createUpperLeg(leg: DiagramLeg, geometry: Geometry, select: (path: Path
   const end = leg.to === null ? start + ACTOR.pitch - LIMB : geometry.centre(leg.to) - LIMB / 2;
   const middle = (start + end) / 2;
   const jumps = leg.data === 'socket-to-socket';
-  const top = jumps ? ARC_TOP + 8 : ARC_TOP + 62;
+  const top = jumps ? ARC_TOP - 14 : ARC_TOP + 62;
   const route = `M${start} ${ACTOR_TOP} C${start + 18} ${top} ${end - 18} ${top} ${end} ${ACTOR_TOP - 3}`;
   const title = jumps ? 'socket to socket' : leg.data === 'tcp' ? 'plain TCP, as below' : 'no connection';
   return selectable(

@@ -35,7 +35,7 @@ export function createStep(step: TraceStep, namespace: string): HTMLElement {
             { class: 'change' },
             html('span', { class: 'what' }, change.what),
             ' ',
-            html('del', {}, change.before),
+            change.before === '–' ? '–' : html('del', {}, change.before),
             html('span', { class: 'becomes', 'aria-label': 'becomes' }, ' → '),
             html('ins', {}, change.after),
           ),
