@@ -1,4 +1,5 @@
 import type { Endpoint } from '../../agent/protocol/scalars.ts';
+import type { SourceLine } from '../../agent/protocol/trace.ts';
 import { SOCK_OPS, STATE_CALLBACK_FLAG, readSocketAddress } from './contexts.ts';
 import type { Helper } from './machine.ts';
 import { ProgramFault } from './memory.ts';
@@ -21,6 +22,8 @@ export interface HelperKernel {
 /** One call of a helper that took part in a decision. */
 export interface HelperCall {
   readonly instruction: number;
+  /** How many of the lines of the run had begun. */
+  readonly lineCount: number;
   readonly helper: string;
   readonly map: BpfMap | null;
   readonly key: Uint8Array | null;
@@ -42,6 +45,8 @@ export interface RunState {
   readonly operation: number | null;
   /** The index of the instruction that runs. */
   instruction: number;
+  /** The source lines that ran so far. */
+  readonly lines: SourceLine[];
   readonly calls: HelperCall[];
   /** Where a message goes instead of to the TCP stack. */
   redirect: KernelSocket | null;
@@ -147,13 +152,14 @@ const KEYED_HELPERS: Readonly<Record<string, readonly [map: number, key: number]
 };
 
 function describeCall(state: RunState, memory: AddressSpace, helper: string, arguments_: readonly bigint[], result: bigint): HelperCall {
+  const place = { instruction: state.instruction, lineCount: state.lines.length };
   const keyed = KEYED_HELPERS[helper];
   if (keyed === undefined) {
-    return { instruction: state.instruction, helper, map: null, key: null, result };
+    return { ...place, helper, map: null, key: null, result };
   }
   const map = mapAt(memory, arguments_[keyed[0]] ?? 0n);
   const key = memory.readBytes(arguments_[keyed[1]] ?? 0n, map.definition.keyBytes);
-  return { instruction: state.instruction, helper, map, key, result: helper === 'bpf_map_lookup_elem' ? BigInt(result !== 0n) : result };
+  return { ...place, helper, map, key, result: helper === 'bpf_map_lookup_elem' ? BigInt(result !== 0n) : result };
 }
 
 function mapAt(memory: AddressSpace, pointer: bigint): BpfMap {

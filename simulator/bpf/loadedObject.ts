@@ -29,6 +29,8 @@ export interface ProgramRun<Result> {
   readonly redirect: KernelSocket | null;
   /** The source lines that ran, in order, each repeated only where another came between. */
   readonly lines: readonly SourceLine[];
+  /** The line that last wrote to the context; null where none did. */
+  readonly contextWrite: SourceLine | null;
 }
 
 /** What of a run does not come from the program. */
@@ -93,10 +95,19 @@ export function runLoadedProgram<Result>(
     context: context.pointer,
     socket: context.socket,
     instruction: 0,
+    lines: [],
     calls: [],
     redirect: null,
   };
-  const lines: SourceLine[] = [];
+  const { lines } = state;
+  let contextWrites = 0;
+  let contextWrite: SourceLine | null = null;
+  const noteContextWrite = (): void => {
+    if (memory.contextWrites !== contextWrites) {
+      contextWrites = memory.contextWrites;
+      contextWrite = lineOfInstruction(program, state.instruction);
+    }
+  };
   const outcome = runProgram({
     instructions: program.instructions,
     memory,
@@ -104,14 +115,16 @@ export function runLoadedProgram<Result>(
     arguments: [context.pointer],
     resolveLoad: (kind, index, offset) => resolveLoad(loaded, memory, kind, index, offset),
     observe: (instruction) => {
+      noteContextWrite();
       state.instruction = instruction;
       const line = lineOfInstruction(program, instruction);
-      if (line !== null && line !== lines.at(-1)) {
+      if (line !== null && line.line !== 0 && line !== lines.at(-1)) {
         lines.push(line);
       }
     },
   });
-  return { program, outcome, result: context.read(), calls: state.calls, redirect: state.redirect, lines };
+  noteContextWrite();
+  return { program, outcome, result: context.read(), calls: state.calls, redirect: state.redirect, lines, contextWrite };
 }
 
 const NO_BYTES_KEY = new Uint8Array(4);

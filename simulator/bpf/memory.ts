@@ -68,6 +68,8 @@ const WORD = 0x1_0000_0000;
 export class AddressSpace {
   readonly #regions: (MappedRegion | null)[] = [];
   readonly #bases = new Map<Uint8Array, bigint>();
+  /** How often the program wrote to its context: what it writes there is what it decides. */
+  contextWrites = 0;
 
   /** Adds a region and gives the pointer to its first byte; the same bytes are only added once. */
   map(region: Region): bigint {
@@ -138,7 +140,7 @@ export class AddressSpace {
   /** Stores the low `size` bytes of `value`, little-endian. */
   store(high: number, low: number, displacement: number, size: 1 | 2 | 4, value: number): void {
     const { region, offset } = this.#access(high, low, displacement, size);
-    requireWritable(region, offset, size);
+    this.#noteWrite(region, offset, size);
     switch (size) {
       case 1:
         region.view.setUint8(offset, value);
@@ -156,9 +158,16 @@ export class AddressSpace {
   /** Stores 8 bytes, little-endian. */
   store64(high: number, low: number, displacement: number, value: bigint): void {
     const { region, offset } = this.#access(high, low, displacement, 8);
-    requireWritable(region, offset, 8);
+    this.#noteWrite(region, offset, 8);
     region.view.setBigUint64(offset, value, true);
     region.written?.fill(1, offset, offset + 8);
+  }
+
+  #noteWrite(region: Region, offset: number, length: number): void {
+    requireWritable(region, offset, length);
+    if (region.meaning.kind === 'context') {
+      this.contextWrites += 1;
+    }
   }
 
   #access(high: number, low: number, displacement: number, length: number): { readonly region: MappedRegion; readonly offset: number } {

@@ -3,7 +3,7 @@ import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import type { CgroupPath, Endpoint, PortNumber } from '../../agent/protocol/scalars.ts';
 import type { Decision, Flow, PacketState, SourceLine, TraceLeg, TraceOutcome } from '../../agent/protocol/trace.ts';
 import type { Datapath } from '../bpf/datapath.ts';
-import { decidingLine, describeCalls } from '../bpf/describeRun.ts';
+import { changedMaps, decidingLine, describeCalls } from '../bpf/describeRun.ts';
 import type { HookRun, SocketKernel } from '../bpf/socketKernel.ts';
 import type { KernelSocket, Task } from '../bpf/sockets.ts';
 import { decideSidecar, findSidecar } from '../mesh/sidecar.ts';
@@ -210,7 +210,10 @@ class AcceleratedFlow {
       beforeSyn: (local, remote) => {
         const runs = sockets.sendSyn(client, local, remote);
         const state = socketState(local, remote);
-        this.#programSteps(client, description, runs, state, state, () => ({ kind: 'continue' }));
+        this.#programSteps(client, description, runs, state, state, (_event, run) => {
+          const [map] = changedMaps(run.run);
+          return map === undefined ? { kind: 'continue' } : { kind: 'note', target: `map ${map}` };
+        });
       },
     });
     const result = opened.kind === 'opened' ? this.#establish(request, client, opened) : opened;
@@ -240,14 +243,15 @@ class AcceleratedFlow {
     this.#programSteps(server, serverEnd.description, sockets.establishPassive(server, serverEnd.address, peerSeenByServer), serverState, serverState, enrols);
     this.#recorder.enter(leg, 'query');
     const original = sockets.askOriginalDestination(server, opened.originalDestination);
-    const answers = (answer: Endpoint | null) => (): Decision => (answer === null ? { kind: 'refuse', errno: 'ENOENT' } : { kind: 'answer', endpoint: answer });
-    this.#programSteps(server, serverEnd.description, original.runs, serverState, serverState, answers(original.answer));
-    if (original.runs.every((run) => run.run.calls.length === 0) || sameAnswer(original.answer, opened.originalDestination)) {
+    const answers = (answer: Endpoint | null): Decision => (answer === null ? { kind: 'refuse', errno: 'ENOENT' } : { kind: 'answer', endpoint: answer });
+    const answersByProgram = (answer: Endpoint | null) => (_event: DecisionEvent | null, { run }: HookRun): Decision => (run.contextWrite === null ? { kind: 'continue' } : answers(answer));
+    this.#programSteps(server, serverEnd.description, original.runs, serverState, serverState, answersByProgram(original.answer));
+    if (original.runs.every(({ run }) => run.contextWrite === null)) {
       const told = original.answer === null ? 'nothing (ENOENT): neither conntrack nor a program knows the connection' : writeEndpoint(original.answer);
-      this.#socketStep(server, serverEnd.description, serverState, answers(original.answer)(), `SO_ORIGINAL_DST would tell ${serverEnd.description} ${told}.`);
+      this.#socketStep(server, serverEnd.description, serverState, answers(original.answer), `SO_ORIGINAL_DST would tell ${serverEnd.description} ${told}.`);
     }
     const peer = sockets.askPeerName(client);
-    this.#programSteps(client, description, peer.runs, clientState, clientState, answers(peer.answer));
+    this.#programSteps(client, description, peer.runs, clientState, clientState, answersByProgram(peer.answer));
     const seen = sameEndpoint(peer.answer, destination) ? 'the address that it asked for' : 'not the address that it asked for';
     this.#socketStep(client, description, clientState, { kind: 'answer', endpoint: peer.answer }, `getpeername tells ${description} ${writeEndpoint(peer.answer)}, ${seen}.`);
     const open: OpenLeg = { opened, requested: destination, client, server, originalDestination: original.answer, peerSeenByClient: peer.answer };
@@ -294,8 +298,9 @@ class AcceleratedFlow {
   }
 
   /** Adds a step for each program that ran, with what it decided by its own event. */
-  #programSteps(socket: KernelSocket, description: string, runs: readonly HookRun[], before: PacketState, after: PacketState, decide: (event: DecisionEvent | null) => Decision): void {
-    for (const { attachment, run } of runs) {
+  #programSteps(socket: KernelSocket, description: string, runs: readonly HookRun[], before: PacketState, after: PacketState, decide: (event: DecisionEvent | null, run: HookRun) => Decision): void {
+    for (const hookRun of runs) {
+      const { attachment, run } = hookRun;
       const datapath = this.#kernel.datapaths.find((candidate) => candidate.loaded === attachment.loaded);
       const events = datapath?.drainEvents() ?? [];
       for (const event of events) {
@@ -305,7 +310,7 @@ class AcceleratedFlow {
       const { outcome, program } = run;
       this.#instructions += outcome.instructions;
       const isFault = outcome.kind === 'fault';
-      const source: SourceLine | null = decidingLine(run, event?.reason ?? null);
+      const source: SourceLine | null = decidingLine(run);
       const changed = !sameEndpoint(before.destination, after.destination) || !sameEndpoint(before.source, after.source);
       this.#recorder.add({
         place: {
@@ -320,11 +325,11 @@ class AcceleratedFlow {
         before,
         after: isFault ? before : after,
         conditions: describeCalls(run, attachment.loaded.object.btf),
-        decision: isFault ? { kind: 'unknown', dependsOn: `what ${program.name} does after ${outcome.fault.kind}` } : decide(event),
+        decision: isFault ? { kind: 'unknown', dependsOn: `what ${program.name} does after ${outcome.fault.kind}` } : decide(event, hookRun),
         reason: isFault
           ? `${program.name} would be refused by the kernel's verifier: ${outcome.fault.message} (instruction ${outcome.fault.instruction}).`
           : event === null
-            ? `${program.name} runs for ${description} and ${changed ? 'changes the address' : 'leaves the connection as it is'}.`
+            ? `${program.name} runs for ${description} and ${silentEffect(run, changed)}.`
             : DECISION_TEXTS[event.reason],
       });
     }
@@ -339,8 +344,13 @@ class AcceleratedFlow {
   }
 }
 
-function sameAnswer(left: Endpoint | null, right: Endpoint | null): boolean {
-  return left === null || right === null ? left === right : sameEndpoint(left, right);
+/** What a program did that it sent no event about. */
+function silentEffect(run: HookRun['run'], changed: boolean): string {
+  const maps = changedMaps(run);
+  if (maps.length > 0) {
+    return `writes to ${maps.map((map) => `the map ${map}`).join(' and ')}`;
+  }
+  return changed ? 'changes the address' : 'leaves the connection as it is';
 }
 
 function socketState(source: Endpoint, destination: Endpoint): PacketState {
