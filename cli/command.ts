@@ -37,6 +37,8 @@ export interface CommandContext {
   readonly note: (line: string) => void;
   /** Gives the node: the agent in this process, or the simulated one. Whoever runs the command closes it. */
   readonly connect: () => Promise<Node>;
+  /** Gives the compiled programs, meshpath.bpf.o, which the simulator runs. */
+  readonly readObject: () => Promise<Uint8Array>;
   /** Aborted when the command is to end: SIGINT, SIGTERM, SIGHUP, or the reader of the output has gone. */
   readonly stop: AbortSignal;
 }

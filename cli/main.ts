@@ -1,9 +1,9 @@
-import { readFile } from 'node:fs/promises';
 import { constants } from 'node:os';
 import { join } from 'node:path';
+import { version } from '../package.json';
 import { EXIT_OK } from './command.ts';
 import { COMMANDS } from './commands.ts';
-import { connectNode } from './connectNode.ts';
+import { connectNode, readProgramObject } from './connectNode.ts';
 import { createOutput } from './output.ts';
 import { runMeshpath } from './run.ts';
 import { chooseStyle } from './text/style.ts';
@@ -11,8 +11,9 @@ import { chooseStyle } from './text/style.ts';
 /** The signals that end `meshpath` in good order; the second one ends it at once. */
 const STOP_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
-/** The folder of the bundle, or of this module: package.json is one above either. */
-const folder = typeof __dirname === 'string' ? __dirname : import.meta.dirname;
+/** The folder of the build: that of the bundle, or the one beside this module's. */
+const buildFolder = typeof __dirname === 'string' ? __dirname : join(import.meta.dirname, '../dist');
+const agentFolder = join(buildFolder, 'agent');
 
 void main();
 
@@ -41,8 +42,9 @@ async function main(): Promise<void> {
     note: (line) => process.stderr.write(`${line}\n`),
     errorStyle: chooseStyle(process.stderr.isTTY, process.env),
     stop: stop.signal,
-    connect: (kind) => connectNode(kind, { agentFolder: join(folder, 'agent'), readVersion }),
-    readVersion,
+    connect: (kind) => connectNode(kind, { agentFolder, version }),
+    readObject: () => readProgramObject(agentFolder),
+    version,
   });
   await output.write('');
   process.exit(chooseExitCode(code, ending));
@@ -54,9 +56,4 @@ function chooseExitCode(code: number, ending: { readonly readerGone: boolean; re
     return EXIT_OK;
   }
   return ending.signalCode === EXIT_OK ? code : ending.signalCode;
-}
-
-async function readVersion(): Promise<string> {
-  const text = await readFile(join(folder, '..', 'package.json'), 'utf8');
-  return (JSON.parse(text) as { readonly version: string }).version;
 }

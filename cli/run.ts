@@ -22,7 +22,8 @@ export interface Surroundings {
   readonly stop: AbortSignal;
   /** Connects to the agent in this process, or to the simulated node. */
   readonly connect: (kind: 'linux' | 'simulated') => Promise<Node>;
-  readonly readVersion: () => Promise<string>;
+  readonly readObject: () => Promise<Uint8Array>;
+  readonly version: string;
 }
 
 /** Runs `meshpath` with the words after its name and gives the exit code; every failure is told on standard error. */
@@ -36,7 +37,7 @@ export async function runMeshpath(words: readonly string[], surroundings: Surrou
   }
   switch (invocation.kind) {
     case 'version':
-      await writeLines(surroundings.output, [await surroundings.readVersion()]);
+      await writeLines(surroundings.output, [surroundings.version]);
       return EXIT_OK;
     case 'help':
       await writeLines(
@@ -57,6 +58,7 @@ async function runCommand(invocation: Extract<Invocation, { kind: 'run' }>, surr
     arguments: args,
     output: surroundings.output,
     note: surroundings.note,
+    readObject: surroundings.readObject,
     stop,
     connect: () => (node ??= surroundings.connect(args.flag('simulated') ? 'simulated' : 'linux')),
   };

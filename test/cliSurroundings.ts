@@ -91,7 +91,8 @@ export async function runCli(
             new MeshpathError({ code: 'CAPABILITY_MISSING', message: 'No node.', reason: 'The test gave none.', remedy: 'Run it as root.' }),
           )
         : Promise.resolve(options.node),
-    readVersion: () => Promise.resolve('1.2.3'),
+    readObject: () => Promise.resolve(new Uint8Array()),
+    version: '1.2.3',
   });
   return { code, output: text, notes: notes.join('\n') };
 }
