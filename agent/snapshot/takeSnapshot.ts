@@ -1,3 +1,5 @@
+import { setMaxListeners } from 'node:events';
+
 import type { AccelerationInfo, PodInfo } from '../protocol/acceleration.ts';
 import { toMeshpathError } from '../protocol/errors.ts';
 import { MAX_PAGE_ENTRIES } from '../protocol/mapEntries.ts';
@@ -65,6 +67,8 @@ async function readNamespaces(
   signal: AbortSignal,
 ): Promise<{ namespaces: readonly ReadNamespace[]; omissions: readonly Omission[] }> {
   const listed = listNamespaces(scan.processes);
+  // Every program that runs listens to it.
+  setMaxListeners(0, signal);
   const read: ReadNamespace[] = [];
   const waiting = [...listed.namespaces.entries()];
   const work = async (): Promise<void> => {

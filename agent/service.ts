@@ -1,0 +1,117 @@
+import { readFileSync } from 'node:fs';
+import { hostname, machine, release } from 'node:os';
+
+import { createAccelerator } from './accelerate/accelerator.ts';
+import type { Accelerator } from './accelerate/accelerator.ts';
+import { runDoctor } from './doctor/runDoctor.ts';
+import { describeAbilities } from './kernel/capabilities.ts';
+import { findCgroup2Mount } from './kernel/cgroup2Mount.ts';
+import { createKernelObjectReader } from './kernel/kernelObjectReader.ts';
+import type { KernelObjectReader } from './kernel/kernelObjectReader.ts';
+import { createIntrospection } from './libbpf/introspection.ts';
+import { openLibbpf } from './libbpf/library.ts';
+import { cancelledError, MeshpathError } from './protocol/errors.ts';
+import { PROTOCOL_VERSION } from './protocol/methods.ts';
+import type { NodeHandlers, NodeService, Notify } from './protocol/node.ts';
+import type { NodeIdentity } from './protocol/snapshot.ts';
+import { listPods, takeSnapshot } from './snapshot/takeSnapshot.ts';
+
+export interface AgentOptions {
+  /** Where the compiled datapath is: meshpath.bpf.o. It is read when it is first needed. */
+  readonly objectPath: string;
+  /** The version of Meshpath, for the person who looks at the node. */
+  readonly agentVersion: string;
+}
+
+/**
+ * Gives the agent as a service: for `serve` behind a pipe, or for connectInProcess in the same process. Nothing is opened before it is
+ * needed, so that a node without libbpf or privileges still answers what it can; all else rejects with a MeshpathError.
+ */
+export function createAgentService(options: AgentOptions): (notify: Notify) => NodeService {
+  return (notify) => {
+    const identity: NodeIdentity = { hostname: hostname(), kernelRelease: release(), machine: machine(), kind: 'linux' };
+    const disposal = new AbortController();
+    const reader = lazy<KernelObjectReader>(() => createKernelObjectReader(openLibbpf(), () => findCgroup2Mount()));
+    let accelerator: Accelerator | undefined;
+    const openAccelerator = (): Accelerator => {
+      if (disposal.signal.aborted) {
+        throw cancelledError('Acceleration');
+      }
+      accelerator ??= createAccelerator({ object: readObject(options.objectPath), notify });
+      return accelerator;
+    };
+    // Nothing can be on before the accelerator was first needed.
+    const listAccelerations: NodeHandlers['listAccelerations'] = async (params, context) => accelerator?.listAccelerations(params, context) ?? [];
+
+    const handlers: NodeHandlers = {
+      initialize: async ({ protocolVersion }) => {
+        if (protocolVersion !== PROTOCOL_VERSION) {
+          throw versionError(protocolVersion);
+        }
+        return Promise.resolve({
+          protocolVersion: PROTOCOL_VERSION,
+          agentVersion: options.agentVersion,
+          identity,
+          uid: process.getuid?.() ?? null,
+          abilities: describeAbilities({
+            kernelRelease: identity.kernelRelease,
+            openLibbpf,
+            findCgroupMount: findCgroup2Mount,
+            listProgramIds: () => createIntrospection(openLibbpf()).listIds('program'),
+          }),
+        });
+      },
+      listPrograms: async (_params, { signal }) => reader().listPrograms(signal),
+      listMaps: async (_params, { signal }) => reader().listMaps(signal),
+      listLinks: async (_params, { signal }) => reader().listLinks(signal),
+      listCgroups: async ({ below }, { signal }) => reader().listCgroups(below, signal),
+      listPods: async (_params, { signal }) => listPods(signal),
+      readMap: async (params, { signal }) => reader().readMap(params, signal),
+      takeSnapshot: async (_params, context) =>
+        takeSnapshot({ identity, reader, accelerations: () => listAccelerations({}, context) }, context.signal),
+      runDoctor: async (_params, { signal }) =>
+        runDoctor({ identity, openLibbpf: () => openLibbpf().version, findCgroupMount: () => findCgroup2Mount(), reader }, signal),
+      turnAccelerationOn: async (params, context) => openAccelerator().turnAccelerationOn(params, context),
+      turnAccelerationOff: async (params, context) => openAccelerator().turnAccelerationOff(params, context),
+      listAccelerations,
+      countDecisions: async (params, context) => openAccelerator().countDecisions(params, context),
+    };
+    return {
+      handlers,
+      dispose: async () => {
+        disposal.abort();
+        await accelerator?.dispose();
+      },
+    };
+  };
+}
+
+function lazy<T>(make: () => T): () => T {
+  let made: T | undefined;
+  return () => (made ??= make());
+}
+
+function readObject(path: string): Uint8Array {
+  try {
+    return readFileSync(path);
+  } catch (error) {
+    throw new MeshpathError(
+      {
+        code: 'BPF_OBJECT_INVALID',
+        message: 'The compiled programs of Meshpath are missing.',
+        reason: error instanceof Error ? error.message : String(error),
+        remedy: 'Install Meshpath again, or build it with `npm run build` where you work on it.',
+      },
+      { cause: error },
+    );
+  }
+}
+
+function versionError(theirs: number): MeshpathError {
+  return new MeshpathError({
+    code: 'AGENT_PROTOCOL_MISMATCH',
+    message: 'The agent on the node and Meshpath speak different versions of the protocol.',
+    reason: `Meshpath speaks version ${theirs}, the agent speaks version ${PROTOCOL_VERSION}.`,
+    remedy: 'Connect again, so that Meshpath installs the agent that came with it.',
+  });
+}
