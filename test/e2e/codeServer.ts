@@ -2,10 +2,11 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { installCodeServer } from '../../scripts/codeServer.mjs';
 import { quietSettings } from '../../scripts/quietSettings.mjs';
+import { findCommand } from '../requirements.ts';
 
 /** How to start a server: `workspace` is the folder that the window opens. */
 export interface CodeServerOptions {
@@ -14,6 +15,8 @@ export interface CodeServerOptions {
   readonly settings?: Readonly<Record<string, unknown>>;
   /** Packaged extensions to install. Without any, load the one under development with developExtension (workbench.ts). */
   readonly vsix?: readonly string[];
+  /** What ~/.ssh/config of the server's home holds: nothing unless given. The developer's own is never read. */
+  readonly sshConfig?: string;
   /** Variables of the server and so of the extension host. HOME is a temporary folder of the server's own unless given here. */
   readonly environment?: Readonly<Record<string, string>>;
 }
@@ -49,6 +52,7 @@ export async function startCodeServer(options: CodeServerOptions): Promise<CodeS
   mkdirSync(join(home, 'extensions'));
   writeFileSync(join(userData, 'User/settings.json'), JSON.stringify({ ...quietSettings, ...options.settings }, undefined, 2));
   writeFileSync(join(home, 'config.yaml'), 'auth: none\n');
+  writeSshConfig(home, options.sshConfig ?? '');
   const parameters = [installed.program, '--config', join(home, 'config.yaml'), '--user-data-dir', userData, '--extensions-dir', join(home, 'extensions')];
   const environment = makeEnvironment(home, options.environment ?? {});
   const log = openSync(logFile, 'a');
@@ -107,11 +111,26 @@ export async function startCodeServer(options: CodeServerOptions): Promise<CodeS
   }
 }
 
+/** OpenSSH takes the user's home from the password database, not from HOME: a wrapper tells it where its configuration is. */
+function writeSshConfig(home: string, sshConfig: string): void {
+  mkdirSync(join(home, '.ssh'), { mode: 0o700 });
+  writeFileSync(join(home, '.ssh/config'), sshConfig, { mode: 0o600 });
+  const ssh = findCommand('ssh');
+  if (ssh !== undefined) {
+    mkdirSync(join(home, 'bin'));
+    writeFileSync(join(home, 'bin/ssh'), `#!/bin/sh\nexec ${ssh} -F '${join(home, '.ssh/config')}' "$@"\n`, { mode: 0o755 });
+  }
+}
+
 function makeEnvironment(home: string, own: Readonly<Record<string, string>>): NodeJS.ProcessEnv {
   const inherited = Object.entries(process.env).filter(([name]) => !/^(VSCODE_|ELECTRON_|CODE_SERVER_|NODE_OPTIONS$|NODE_TEST_CONTEXT$)/.test(name));
   return {
     ...Object.fromEntries(inherited),
     EXTENSIONS_GALLERY: '{"serviceUrl":""}',
+    PATH: [join(home, 'bin'), process.env['PATH'] ?? ''].join(delimiter),
+    SSH_AUTH_SOCK: undefined,
+    // The extension host gets this environment, not that of a login shell.
+    VSCODE_CLI: '1',
     HOME: home,
     XDG_DATA_HOME: home,
     XDG_CONFIG_HOME: home,

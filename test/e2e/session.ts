@@ -24,6 +24,8 @@ export interface SessionOptions {
   readonly vsix?: string;
   readonly settings?: Readonly<Record<string, unknown>>;
   readonly environment?: Readonly<Record<string, string>>;
+  /** The content of ~/.ssh/config. */
+  readonly sshConfig?: string;
   readonly window?: WindowOptions;
 }
 
@@ -41,6 +43,7 @@ export async function openSession(options: SessionOptions = {}): Promise<Session
     const server = await startCodeServer({
       workspace,
       ...(options.settings !== undefined && { settings: options.settings }),
+      ...(options.sshConfig !== undefined && { sshConfig: options.sshConfig }),
       ...(options.environment !== undefined && { environment: options.environment }),
       ...(options.vsix !== undefined && { vsix: [options.vsix] }),
     });
