@@ -11,7 +11,7 @@ import type { Libbpf } from '../libbpf/library.ts';
 import { openLibbpf } from '../libbpf/library.ts';
 import { describeProgram } from './attachError.ts';
 import { Datapath } from './datapath.ts';
-import { checkCgroup, checkEnrolments, overlapError } from './enrolment.ts';
+import { checkCgroup, checkEnrolments, overlapError } from '../protocol/enrolment.ts';
 import { withCgroup } from './podCgroup.ts';
 
 const DEFAULT_UNREAD_LIMIT = 1024n * 1024n;

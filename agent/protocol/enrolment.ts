@@ -1,7 +1,7 @@
-import { inputError, MeshpathError } from '../protocol/errors.ts';
-import { ipAddressBytes, isIpv4, parseIpAddress } from '../protocol/ipAddress.ts';
-import type { PodEnrolment } from '../protocol/acceleration.ts';
-import type { CgroupPath, IpAddress } from '../protocol/scalars.ts';
+import { inputError, MeshpathError } from './errors.ts';
+import { ipAddressBytes, isIpv4, parseIpAddress } from './ipAddress.ts';
+import type { PodEnrolment } from './acceleration.ts';
+import type { CgroupPath, IpAddress } from './scalars.ts';
 
 const MAX_PODS = 1_024;
 const MAX_ADDRESSES = 16;

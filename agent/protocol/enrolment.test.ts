@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { PodEnrolment } from '../protocol/acceleration.ts';
-import { MeshpathError } from '../protocol/errors.ts';
-import type { ErrorCode } from '../protocol/errors.ts';
-import type { CgroupPath, IpAddress } from '../protocol/scalars.ts';
+import type { PodEnrolment } from './acceleration.ts';
+import { MeshpathError } from './errors.ts';
+import type { ErrorCode } from './errors.ts';
+import type { CgroupPath, IpAddress } from './scalars.ts';
 import { checkCgroup, checkEnrolments } from './enrolment.ts';
 
 function pod(cgroup: string, ...addresses: string[]): PodEnrolment {
