@@ -10,6 +10,7 @@ import { chooseStyle } from './text/style.ts';
 
 /** The signals that end `meshpath` in good order; the second one ends it at once. */
 const STOP_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+const LONG_MILLISECONDS = 2 ** 30;
 
 /** The folder of the build: that of the bundle, or the one beside this module's. */
 const buildFolder = typeof __dirname === 'string' ? __dirname : join(import.meta.dirname, '../dist');
@@ -36,6 +37,8 @@ async function main(): Promise<void> {
   });
   // Whoever closed standard error does not want to know.
   process.stderr.on('error', () => undefined);
+  // Signals and what libbpf polls do not keep Node.js from ending; a command that waits for them must not end before.
+  setInterval(() => undefined, LONG_MILLISECONDS);
   const code = await runMeshpath(process.argv.slice(2), {
     commands: COMMANDS,
     output,
