@@ -192,6 +192,49 @@ The map changed while it was read: entries may be missing or seen twice.
   );
 });
 
+test('entries too wide for the terminal have a line for each field; empty reserves are left out', async () => {
+  const wide = (note: string): MapEntry => ({
+    ...entryOf(8080, '10.0.0.1'),
+    values: [
+      {
+        bytes: '' as HexText,
+        decoded: {
+          kind: 'struct',
+          typeName: 'connection',
+          fields: [
+            { name: 'note', value: { kind: 'text', value: note } },
+            { name: 'reserved', value: { kind: 'number', value: 0 } },
+            { name: 'more', value: { kind: 'struct', typeName: 'x', fields: [{ name: 'reserved', value: { kind: 'number', value: 7 } }] } },
+          ],
+        },
+      },
+    ],
+  });
+  const { node } = createFakeNode({
+    listMaps: () => Promise.resolve([mapOf(3, 'connections')]),
+    readMap: ({ mapId }) =>
+      Promise.resolve({
+        mapId,
+        entries: [wide('short'), wide('a text that goes on and on and on')],
+        nextCursor: null,
+        changedDuringRead: false,
+        readAt: '2026-11-22T22:00:00.000Z',
+      }),
+  });
+  assert.equal(
+    (await runCli(['maps', '3'], { commands, node, width: 40 })).output,
+    `connections (3): hash, 2 entries of at most 1024
+  key.port             8080
+  value.note           "short"
+  value.more.reserved  7
+
+  key.port             8080
+  value.note           "a text that goe…
+  value.more.reserved  7
+`,
+  );
+});
+
 test('pages are read until the limit, and what is cut is said', async () => {
   const fake = createFakeNode({
     listMaps: () => Promise.resolve([mapOf(3, 'connections')]),
