@@ -17,7 +17,7 @@ export function buildPreflightScript(parts: readonly string[]): string {
 export const SYSTEM_SCRIPT = `
 say system "$(uname -s)"
 say machine "$(uname -m)"
-case "\${XDG_CACHE_HOME:-}" in /*) cache_folder=$XDG_CACHE_HOME ;; *) cache_folder=\${HOME:-}/.cache ;; esac
+case "\${XDG_CACHE_HOME:-}" in /*) cache_folder=$XDG_CACHE_HOME ;; *) cache_folder=\${HOME:+$HOME/.cache} ;; esac
 say cache "$cache_folder"
 if [ -r /etc/os-release ]; then
   say distribution "$(sed -n 's/^ID=//p' /etc/os-release | head -n 1)"

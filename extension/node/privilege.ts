@@ -66,15 +66,16 @@ export function buildStartScript(
   const variables = Object.entries(environment).map(([name, value]) => `${name}=${value}`);
   // sudo clears the environment: env sets it again on its inner side.
   const words = variables.length === 0 ? command : ['env', ...variables, ...command];
+  // A profile may have printed something without ending the line: the agent's ready line must stand alone on its own.
   const program = words.map(quoteForShell).join(' ');
   switch (privilege.kind) {
     case 'root':
     case 'none':
-      return `exec ${program}`;
+      return `echo; exec ${program}`;
     case 'sudo':
-      return `exec sudo -n -- ${program}`;
+      return `echo; exec sudo -n -- ${program}`;
     case 'sudo-with-password':
-      return `LC_ALL=C; export LC_ALL; exec sudo -S -p ${quoteForShell(prompt)} -- ${program}`;
+      return `LC_ALL=C; export LC_ALL; echo; exec sudo -S -p ${quoteForShell(prompt)} -- ${program}`;
   }
 }
 

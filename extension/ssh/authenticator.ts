@@ -8,7 +8,7 @@ import { IdentityAgent, listAgentIdentities, readIdentityFile, readIdentityFinge
 import type { Identity } from './identities.ts';
 import type { SecretQuestion } from './prompts.ts';
 import type { HostConfig } from './sshConfig.ts';
-import { authenticationFailed, clean } from './sshErrors.ts';
+import { authenticationFailed, clean, connectionLost } from './sshErrors.ts';
 
 /** What logging in to one hop needs. */
 export interface AuthenticatorContext {
@@ -23,7 +23,7 @@ export interface Authenticator {
   next(methodsLeft: readonly string[] | null): Promise<AnyAuthMethod | false>;
   isExhausted(): boolean;
   /** The error for a connection that ended while logging in; undefined where it had not begun. */
-  explainEnd(error: Error | undefined): MeshpathError | undefined;
+  explainEnd(error: (Error & { readonly level?: string }) | undefined): MeshpathError | undefined;
 }
 
 /** Makes the side that logs in to one hop by the plan of its configuration; it asks the person only when a step needs it. */
@@ -134,7 +134,13 @@ export function createAuthenticator({ config, environment, waitForHuman }: Authe
       if (!hasBegun) {
         return undefined;
       }
-      return failed(isExhausted || error === undefined ? '' : `The server said: ${clean(error.message)}`);
+      if (isExhausted) {
+        return failed('');
+      }
+      // A server that has enough of it says so before it closes; one that was cut off cannot.
+      return error === undefined || error.level === 'client-socket'
+        ? connectionLost(config, `It was cut while logging in. ${error?.message ?? ''}`)
+        : failed(`The server said: ${clean(error.message)}`);
     },
     next: async (methodsLeft) => {
       hasBegun = true;

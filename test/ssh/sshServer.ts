@@ -19,6 +19,8 @@ export interface SshServerOptions {
   readonly hostKeyTypes?: readonly ('ed25519' | 'ecdsa' | 'rsa')[] | undefined;
   /** Passphrase of the client's key. */
   readonly passphrase?: string | undefined;
+  /** Programs that are not there for whoever logs in: absolute paths. Needs root. */
+  readonly hiddenPrograms?: readonly string[] | undefined;
   /** Who logs in; the user of this process where it is left out. */
   readonly user?: string | undefined;
   /** A key that may log in already, for a second server: its private file. A new one is made where it is left out. */
@@ -91,7 +93,7 @@ async function startIn(folder: string, options: SshServerOptions): Promise<SshSe
     await mkdir(PRIVILEGE_SEPARATION_FOLDER, { recursive: true, mode: 0o755 });
   }
   const port = await findFreePort();
-  const server = await launch(configFile, port);
+  const server = await launch(configFile, port, options.hiddenPrograms ?? []);
 
   const publicKeys = await Promise.all(hostKeys.map(async (path) => (await readFile(`${path}.pub`, 'utf8')).split(' ').slice(0, 2).join(' ')));
   const knownHostsLine = publicKeys.map((key) => `[127.0.0.1]:${port} ${key}\n`).join('');
@@ -154,8 +156,12 @@ export async function readFingerprint(publicKeyPath: string): Promise<string> {
   return stdout.split(' ')[1] ?? '';
 }
 
-async function launch(configFile: string, port: number): Promise<ChildProcess> {
-  const child = spawn('/usr/sbin/sshd', ['-D', '-e', '-f', configFile, '-p', String(port)], { stdio: ['ignore', 'ignore', 'pipe'] });
+async function launch(configFile: string, port: number, hiddenPrograms: readonly string[]): Promise<ChildProcess> {
+  const command = ['/usr/sbin/sshd', '-D', '-e', '-f', configFile, '-p', String(port)];
+  const hide = hiddenPrograms.map((path) => `mount --bind /dev/null '${path}' && `).join('');
+  // In a mount namespace of its own, so that the programs are hidden from nobody else.
+  const [program = '', ...args] = hide === '' ? command : ['unshare', '-m', '/bin/sh', '-c', `${hide}exec "$@"`, 'sh', ...command];
+  const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'] });
   let said = '';
   await new Promise<void>((resolve, reject) => {
     const timer = setTimeout(() => {
