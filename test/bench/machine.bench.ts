@@ -2,7 +2,7 @@ import { parseHexText } from '../../agent/protocol/scalars.ts';
 import { decodeInstructions } from '../../simulator/bpf/instructions.ts';
 import { runProgram } from '../../simulator/bpf/machine.ts';
 import { AddressSpace } from '../../simulator/bpf/memory.ts';
-import type { Bench } from './bench.ts';
+import type { Bench, Sample } from './bench.ts';
 
 /** mov r0, 0; mov r1, 300000; then 300,000 times: add r0, r1; sub r1, 1; jne r1, 0, -3; then exit. */
 const loop = 'b700000000000000 b7010000e0930400 0f10000000000000 1701000001000000 5501fdff00000000 9500000000000000';
@@ -15,7 +15,7 @@ export const benches: readonly Bench[] = [
     unit: '1/s',
     runs: 7,
     skip: false,
-    measure: () => {
+    measure: (): Promise<Sample> => {
       const instructions = decodeInstructions(parseHexText(loop.replaceAll(' ', '')));
       const started = performance.now();
       const result = runProgram({ instructions, memory: new AddressSpace(), helpers: new Map(), arguments: [] });
