@@ -91,6 +91,7 @@ test('a server that speaks first is heard through both sidecars, and many connec
     }
     const results = await Promise.all(connections.map((connection, index) => connection.exchange(100_000 + index, 1_000 + index)));
     assert.deepEqual(results.map(({ exact }) => exact), connections.map(() => true));
+    assert.equal((await connections[0]?.measureRoundTrips(64, 20))?.length, 20);
     await Promise.all(connections.map((connection) => connection.close()));
     assert.deepEqual((await server.ended.waitForCount(8)).map(({ error }) => error), connections.map(() => null));
   } finally {

@@ -1,6 +1,6 @@
 import type { Endpoint } from '../../agent/protocol/scalars.ts';
 import type { ProgramProcess } from './programProcess.ts';
-import type { HttpParams, HttpResult, OpenedConnection, OpenParams, ReceivedBytes, ReceiveParams, SendParams } from './programs/reports.ts';
+import type { HttpParams, HttpResult, OpenedConnection, OpenParams, ReceivedBytes, ReceiveParams, RoundTripParams, SendParams } from './programs/reports.ts';
 
 export interface ConnectOptions {
   readonly address: string;
@@ -94,6 +94,12 @@ export class LabConnection {
   async exchange(bytes: number, writeBytes = 65_536): Promise<ReceivedBytes> {
     const [received] = await Promise.all([this.receive(bytes), this.send(bytes, writeBytes)]);
     return received;
+  }
+
+  /** Sends and receives `bytes` for `rounds` times, one after the other, and gives the milliseconds of each round. */
+  async measureRoundTrips(bytes: number, rounds: number): Promise<readonly number[]> {
+    const params: RoundTripParams = { connection: this.#id, bytes, rounds };
+    return (await this.#program.ask('roundTrips', params)) as number[];
   }
 
   /** Sends a FIN and goes on receiving. */

@@ -15,6 +15,7 @@ import type {
   OpenParams,
   ReceivedBytes,
   ReceiveParams,
+  RoundTripParams,
   SendParams,
 } from './reports.ts';
 
@@ -47,6 +48,7 @@ runProgram((_params) => {
     describe: ({ connection }: { readonly connection: number }) => Promise.resolve(describeConnection(connection, find(connection))),
     send: (options: SendParams) => send(find(options.connection), options),
     receive: (options: ReceiveParams) => receive(find(options.connection), options.bytes),
+    roundTrips: (options: RoundTripParams) => measureRoundTrips(find(options.connection), options),
     receiveText: async (options: ReceiveParams) => (await readBytes(find(options.connection), options.bytes)).toString('utf8'),
     end: async ({ connection }: { readonly connection: number }) => {
       const { socket } = find(connection);
@@ -98,7 +100,7 @@ function describeConnection(id: number, connection: ClientConnection): OpenedCon
   return { connection: id, local: readLocalEndpoint(connection.socket), peer: readPeerEndpoint(connection.socket) };
 }
 
-async function send(connection: ClientConnection, options: SendParams): Promise<void> {
+async function send(connection: ClientConnection, options: Pick<SendParams, 'bytes' | 'writeBytes'>): Promise<void> {
   const end = connection.sentBytes + options.bytes;
   while (connection.sentBytes < end) {
     throwError(connection);
@@ -127,6 +129,21 @@ async function receive(connection: ClientConnection, bytes: number): Promise<Rec
   }
   const received = connection.receivedBytes - start;
   return { bytes: received, exact: firstDifference === null && received === bytes, firstDifference, ended: received < bytes };
+}
+
+/** Sends and receives the same bytes again and again and gives how many milliseconds each round took. */
+async function measureRoundTrips(connection: ClientConnection, { bytes, rounds }: RoundTripParams): Promise<number[]> {
+  const durations: number[] = [];
+  for (let round = 0; round < rounds; round++) {
+    const start = performance.now();
+    await send(connection, { bytes, writeBytes: bytes });
+    const received = await receive(connection, bytes);
+    durations.push(performance.now() - start);
+    if (!received.exact) {
+      throw new Error(`round ${round} came back wrong: ${JSON.stringify(received)}`);
+    }
+  }
+  return durations;
 }
 
 /** Reads text that does not belong to the pattern, up to `bytes` or the end of the stream. */

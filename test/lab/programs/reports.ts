@@ -120,6 +120,13 @@ export interface ReceiveParams {
   readonly bytes: number;
 }
 
+export interface RoundTripParams {
+  readonly connection: number;
+  /** Bytes there and back each time. */
+  readonly bytes: number;
+  readonly rounds: number;
+}
+
 /** What was received, compared with the pattern. */
 export interface ReceivedBytes {
   readonly bytes: number;
