@@ -1,0 +1,570 @@
+import assert from 'node:assert/strict';
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { text } from 'node:stream/consumers';
+import { afterEach, beforeEach, suite, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { createAccelerator } from '../../agent/accelerate/accelerator.ts';
+import type { Accelerator } from '../../agent/accelerate/accelerator.ts';
+import { encodeProfile } from '../../agent/accelerate/datapathLayout.ts';
+import { findCgroup2Mount } from '../../agent/kernel/cgroup2Mount.ts';
+import { createKernelObjectReader } from '../../agent/kernel/kernelObjectReader.ts';
+import { ATTACH_TYPE, loadBpfObject } from '../../agent/libbpf/bpfObject.ts';
+import { openLibbpf } from '../../agent/libbpf/library.ts';
+import { ISTIO_PROFILE } from '../../agent/protocol/acceleration.ts';
+import type { AccelerationInfo, DecisionEvent, PodEnrolment, TurnOffReport } from '../../agent/protocol/acceleration.ts';
+import { MeshpathError } from '../../agent/protocol/errors.ts';
+import type { ErrorCode } from '../../agent/protocol/errors.ts';
+import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
+import type { CgroupPath, Endpoint } from '../../agent/protocol/scalars.ts';
+import { prebuiltObject } from '../../scripts/compileBpf.mjs';
+import { createLab } from '../lab/lab.ts';
+import type { Lab } from '../lab/lab.ts';
+import type { LabConnection } from '../lab/client.ts';
+import { waitForNothingLeft } from '../lab/leftovers.ts';
+import { SIDECAR_IDENTITY } from '../lab/pod.ts';
+import type { LabPod, PlaceOptions } from '../lab/pod.ts';
+import type { ProxiedConnection } from '../lab/programs/reports.ts';
+import { missingForKernel } from '../requirements.ts';
+import type { RawClientParams } from './datapathRawClient.ts';
+
+const RAW_CLIENT = fileURLToPath(new URL('datapathRawClient.ts', import.meta.url));
+const AGENT = fileURLToPath(new URL('datapathAgent.ts', import.meta.url));
+const CONTEXT = { signal: new AbortController().signal };
+const KIBIBYTE = 1024;
+
+const run = promisify(execFile);
+
+/** An accelerator with the events that it told of. */
+interface Observed {
+  readonly accelerator: Accelerator;
+  readonly events: DecisionEvent[];
+}
+
+function observe(options: { readonly unreadLimit?: bigint } = {}): Observed {
+  const events: DecisionEvent[] = [];
+  const accelerator = createAccelerator({
+    object: readFileSync(prebuiltObject),
+    notify: (name, value) => {
+      if (name === 'decisions' && 'events' in value) {
+        events.push(...value.events);
+      }
+    },
+    ...options,
+  });
+  return { accelerator, events };
+}
+
+async function turnOn({ accelerator }: Observed, ...pods: readonly LabPod[]): Promise<AccelerationInfo> {
+  return accelerator.turnAccelerationOn({ profile: 'istio', pods: pods.map(({ enrolment }) => enrolment) }, CONTEXT);
+}
+
+async function turnOff({ accelerator }: Observed, cgroups: readonly CgroupPath[] | null = null): Promise<TurnOffReport> {
+  return accelerator.turnAccelerationOff({ cgroups }, CONTEXT);
+}
+
+async function count({ accelerator }: Observed): Promise<Record<string, number>> {
+  const counters = await accelerator.countDecisions({ profile: 'istio' }, CONTEXT);
+  return Object.fromEntries(Object.entries(counters).map(([reason, value]) => [reason, Number(value)]));
+}
+
+function failsWith(code: ErrorCode, ...parts: readonly string[]): (error: unknown) => boolean {
+  return (error) => {
+    assert.ok(MeshpathError.is(error), String(error));
+    assert.equal(error.code, code, `${error.message} ${error.reason}`);
+    for (const part of parts) {
+      assert.ok(error.reason.includes(part), `'${part}' is not in '${error.reason}'`);
+    }
+    return true;
+  };
+}
+
+/** Gives the entries of a map by the name that the viewer shows. */
+async function readEntries(info: AccelerationInfo, name: string): Promise<number> {
+  const reader = createKernelObjectReader(openLibbpf(), findCgroup2Mount);
+  const map = (await reader.listMaps(CONTEXT.signal)).find((candidate) => candidate.name === name && info.mapIds.includes(candidate.id));
+  assert.ok(map !== undefined, `there is no map ${name}`);
+  return (await reader.readMap({ mapId: map.id, cursor: null, limit: 1_000 }, CONTEXT.signal)).entries.length;
+}
+
+/** Resolves once a map is empty: sockets leave after close(2), when the kernel gets to it. */
+async function waitForEmpty(info: AccelerationInfo, name: string): Promise<void> {
+  for (let attempt = 0; (await readEntries(info, name)) > 0; attempt += 1) {
+    assert.ok(attempt < 100, `${name} keeps ${await readEntries(info, name)} entries`);
+    await delay(50);
+  }
+}
+
+/** A raw client that runs in a pod. */
+interface RawClient {
+  /** Resolves when it is connected and waits at its gate. */
+  readonly connected: Promise<void>;
+  /** What it received on each connection. */
+  readonly answers: Promise<string[]>;
+}
+
+async function startRawClient(pod: LabPod, params: RawClientParams, options: PlaceOptions = {}): Promise<RawClient> {
+  const client = await pod.start([process.execPath, '--import', 'tsx', RAW_CLIENT, JSON.stringify(params)], options);
+  const complaint = text(client.stderr);
+  const lines = createInterface({ input: client.stdout });
+  const connected = new Promise<void>((resolve) => {
+    lines.on('line', (line) => {
+      if (line === 'connected') {
+        resolve();
+      }
+    });
+  });
+  const answers = new Promise<string[]>((resolve, reject) => {
+    lines.on('line', (line) => {
+      if (line.startsWith('[')) {
+        resolve(JSON.parse(line) as string[]);
+      }
+    });
+    complaint.then((words) => {
+      reject(new Error(`the raw client failed: ${words}`));
+    }, reject);
+  });
+  return { connected: Promise.race([connected, answers.then(() => undefined)]), answers };
+}
+
+/** What both sides of the legs of one connection saw, without ports that the kernel chose. */
+interface Sight {
+  readonly clientAddress: string;
+  readonly clientPeer: Endpoint;
+  readonly outbound: unknown;
+  readonly inbound: unknown;
+  readonly serverPeer: string;
+  readonly serverLocal: Endpoint;
+}
+
+/** A conversation from pod 0 to a server in pod 1 through both sidecars. */
+class Conversation {
+  readonly lab: Lab;
+  readonly parts: Awaited<ReturnType<typeof startParts>>;
+
+  private constructor(lab: Lab, parts: Awaited<ReturnType<typeof startParts>>) {
+    this.lab = lab;
+    this.parts = parts;
+  }
+
+  static async start(lab: Lab, serverAddress?: string): Promise<Conversation> {
+    return new Conversation(lab, await startParts(lab, serverAddress));
+  }
+
+  get destination(): { readonly address: string; readonly port: number } {
+    return { address: this.lab.pod(1).address, port: this.parts.server.port };
+  }
+
+  async connect(seed?: number): Promise<LabConnection> {
+    return this.parts.client.connect({ ...this.destination, ...(seed === undefined ? {} : { seed }) });
+  }
+
+  /** Opens a connection, uses it, closes it and tells what everybody saw of it. */
+  async look(): Promise<Sight> {
+    const { outbound, inbound, server } = this.parts;
+    const seen = [outbound.accepted.all.length, inbound.accepted.all.length, server.accepted.all.length, server.ended.all.length] as const;
+    const connection = await this.connect();
+    const received = await connection.exchange(64 * KIBIBYTE);
+    assert.ok(received.exact && received.bytes === 64 * KIBIBYTE);
+    const { local, peer } = await connection.describe();
+    await connection.close();
+    await server.ended.waitForCount(seen[3] + 1);
+    const accepted = server.accepted.all[seen[2]];
+    assert.ok(accepted !== undefined);
+    return {
+      clientAddress: local.address,
+      clientPeer: peer,
+      outbound: sightOf(outbound.accepted.all.slice(seen[0])),
+      inbound: sightOf(inbound.accepted.all.slice(seen[1])),
+      serverPeer: accepted.peer.address,
+      serverLocal: accepted.local,
+    };
+  }
+}
+
+async function startParts(lab: Lab, serverAddress?: string): Promise<{
+  readonly client: Awaited<ReturnType<LabPod['startClient']>>;
+  readonly server: Awaited<ReturnType<LabPod['startServer']>>;
+  readonly outbound: Awaited<ReturnType<LabPod['startProxy']>>;
+  readonly inbound: Awaited<ReturnType<LabPod['startProxy']>>;
+}> {
+  const [client, server, outbound, inbound] = await Promise.all([
+    lab.pod(0).startClient(),
+    lab.pod(1).startServer(serverAddress === undefined ? {} : { address: serverAddress }),
+    lab.pod(0).startProxy(),
+    lab.pod(1).startProxy(),
+  ]);
+  return { client, server, outbound, inbound };
+}
+
+function sightOf(connections: readonly ProxiedConnection[]): unknown {
+  return connections.map(({ listener, peer, local, originalDestination, originalDestinationError }) => ({
+    listener,
+    peer: peer.address,
+    local,
+    originalDestination,
+    originalDestinationError,
+  }));
+}
+
+suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () => {
+  let lab: Lab;
+  let observed: Observed;
+
+  beforeEach(async () => {
+    observed = observe();
+    lab = await createLab({ rules: 'istio' });
+  });
+  afterEach(async () => {
+    await observed.accelerator.dispose();
+    await lab.dispose();
+    await waitForNothingLeft({ labId: lab.id });
+  });
+
+  test('everybody sees what they see under iptables, and messages go from socket to socket', async () => {
+    const conversation = await Conversation.start(lab);
+    const underIptables = await conversation.look();
+    const { address, port } = conversation.destination;
+    assert.deepEqual(underIptables.clientPeer, { address, port });
+
+    const info = await turnOn(observed, lab.pod(0), lab.pod(1));
+    assert.equal(info.programIds.length, 5);
+    assert.equal(info.linkIds.length, 9);
+    const accelerated = await conversation.look();
+    assert.deepEqual(accelerated, underIptables);
+
+    await waitForEmpty(info, 'connections');
+    await waitForEmpty(info, 'sockets');
+    const counters = await count(observed);
+    assert.equal(counters['redirected_to_outbound'], 1);
+    assert.equal(counters['redirected_to_inbound'], 1);
+    assert.equal(counters['sidecar_to_application'], 1);
+    assert.equal(counters['enrolled_active'], 3);
+    assert.equal(counters['enrolled_passive'], 3);
+    assert.equal(counters['answered_original_destination'], 2);
+    assert.equal(counters['connection_closed'], 3);
+    assert.equal(counters['message_passed_peer_missing'], 0);
+    assert.ok((counters['message_redirected'] ?? 0) >= 6);
+
+    const report = await turnOff(observed);
+    assert.deepEqual(report, { detachedLinks: 9, remainingConnections: 0 });
+    assert.deepEqual(await conversation.look(), underIptables);
+
+    const first = observed.events.find(({ reason }) => reason === 'redirected_to_outbound');
+    assert.equal(first?.uid, 1000);
+    assert.deepEqual(first?.original, { address, port });
+    assert.deepEqual(first?.remote, { address: '127.0.0.1', port: ISTIO_PROFILE.outboundPort });
+    assert.equal(observed.events.filter(({ reason }) => reason === 'message_redirected').length, 6);
+  });
+
+  test('bytes arrive exactly, in all sizes and on many connections at a time', async () => {
+    const conversation = await Conversation.start(lab);
+    const info = await turnOn(observed, lab.pod(0), lab.pod(1));
+    const sizes = [1, 2, 100, 1_023, 4_096, 65_535, 65_537, 300_000, 1_024 * KIBIBYTE];
+    const exchangeAll = async (seed: number): Promise<void> => {
+      const connection = await conversation.connect(seed);
+      for (const size of sizes) {
+        const received = await connection.exchange(size, size < 10_000 ? 700 : 65_536);
+        assert.deepEqual(received, { bytes: size, exact: true, firstDifference: null, ended: false });
+      }
+      await connection.end();
+      assert.equal((await connection.receive(1)).ended, true);
+      await connection.close();
+    };
+    await Promise.all(Array.from({ length: 8 }, (_, index) => exchangeAll(index + 1)));
+    const ended = await conversation.parts.server.ended.waitForCount(8);
+    const total = sizes.reduce((sum, size) => sum + size, 0);
+    for (const { receivedBytes, sentBytes, error } of ended) {
+      assert.deepEqual([receivedBytes, sentBytes, error], [total, total, null]);
+    }
+    assert.ok(((await count(observed))['message_redirected'] ?? 0) > 0);
+    await waitForEmpty(info, 'connections');
+    await waitForEmpty(info, 'sockets');
+  });
+
+  test('a listener on [::] is accelerated too, and is told an IPv4 destination', async () => {
+    const conversation = await Conversation.start(lab, '::');
+    const underIptables = await conversation.look();
+    await turnOn(observed, lab.pod(0), lab.pod(1));
+    assert.deepEqual(await conversation.look(), underIptables);
+    const counters = await count(observed);
+    assert.equal(counters['enrolled_passive'], 3);
+    assert.equal(counters['message_passed_peer_missing'], 0);
+  });
+
+  test('a message that went through TCP is never overtaken: the ACK of the handshake comes late', async () => {
+    const conversation = await Conversation.start(lab);
+    await turnOn(observed, lab.pod(0), lab.pod(1));
+    const connections = 50;
+    const client = await startRawClient(lab.pod(0), { ...conversation.destination, delayAck: true, connections, messages: ['1111', '2222', '3333'] });
+    assert.deepEqual(await client.answers, Array.from({ length: connections }, () => '111122223333'));
+    const counters = await count(observed);
+    // Else it was no test: the first message has to have found its peer missing.
+    assert.ok((counters['message_passed_peer_missing'] ?? 0) >= connections, JSON.stringify(counters));
+  });
+
+  test('two pods with the same addresses and ports on loopback never meet', async () => {
+    await turnOn(observed, lab.pod(0), lab.pod(1));
+    const folder = mkdtempSync(join(tmpdir(), 'meshpath-gate-'));
+    try {
+      chmodSync(folder, 0o755);
+      const gate = join(folder, 'gate');
+      await run('mkfifo', ['-m', '666', gate]);
+      const port = 7_070;
+      const servers = await Promise.all(lab.pods.map((pod) => pod.startServer({ port, address: '127.0.0.1' })));
+      const messages = [['AAAA', 'aaaa'], ['BBBB', 'bbbb']];
+      const clients = await Promise.all(
+        lab.pods.map((pod, index) =>
+          startRawClient(
+            pod,
+            { address: '127.0.0.1', port, localAddress: '127.0.0.1', localPort: 40_404, connections: 1, messages: messages[index] ?? [], gate },
+            { identity: SIDECAR_IDENTITY },
+          ),
+        ),
+      );
+      // Both connections are open before a byte is sent.
+      await Promise.all(clients.map(({ connected }) => connected));
+      await Promise.all(servers.map((server) => server.accepted.waitFor()));
+      openGate(gate);
+      assert.deepEqual(await Promise.all(clients.map(({ answers }) => answers)), [['AAAAaaaa'], ['BBBBbbbb']]);
+      const counters = await count(observed);
+      assert.equal(counters['enrolled_active'], 2);
+      assert.equal(counters['enrolled_passive'], 2);
+      assert.equal(counters['message_passed_peer_missing'], 0);
+      assert.ok((counters['message_redirected'] ?? 0) >= 4);
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  });
+
+  test('a sidecar that connects to its own pod meets itself, as under iptables', async () => {
+    const pod = lab.pod(0);
+    const [sidecar, server, client] = await Promise.all([pod.startProxy(), pod.startServer(), pod.startClient({ identity: SIDECAR_IDENTITY })]);
+    const look = async (): Promise<unknown> => {
+      const before = sidecar.accepted.all.length;
+      const connection = await client.connect({ address: pod.address, port: server.port });
+      assert.equal((await connection.exchange(1_000)).exact, true);
+      const { local, peer } = await connection.describe();
+      await connection.close();
+      return { client: local.address, peer, sidecar: sightOf(sidecar.accepted.all.slice(before)) };
+    };
+    const underIptables = await look();
+    await turnOn(observed, pod);
+    assert.deepEqual(await look(), underIptables);
+    assert.equal((await count(observed))['redirected_to_inbound'], 1);
+  });
+
+  test('connections that the mesh leaves alone are left alone', async () => {
+    const [pod, other] = [lab.pod(0), lab.pod(1)];
+    const [sidecar, otherSidecar, loopback, own, excluded, client, proxyClient] = await Promise.all([
+      pod.startProxy(),
+      other.startProxy(),
+      pod.startServer({ address: '127.0.0.1' }),
+      pod.startServer({ address: pod.address }),
+      other.startServer({ port: 15_020 }),
+      pod.startClient(),
+      pod.startClient({ identity: SIDECAR_IDENTITY }),
+    ]);
+    await turnOn(observed, pod, other);
+    for (const [from, address, port] of [
+      [client, '127.0.0.1', loopback.port],
+      [client, '0.0.0.0', loopback.port],
+      [client, pod.address, own.port],
+      [proxyClient, other.address, excluded.port],
+    ] as const) {
+      const connection = await from.connect({ address, port });
+      assert.equal((await connection.exchange(5_000)).exact, true);
+      await connection.close();
+    }
+    const counters = await count(observed);
+    assert.equal(counters['passed_loopback'], 2);
+    assert.equal(counters['passed_own_address'], 1);
+    assert.equal(counters['passed_excluded_port'], 1);
+    assert.equal(counters['enrolled_active'], 0);
+    assert.equal(counters['answered_original_destination'], 0);
+    assert.deepEqual([sidecar.accepted.all.length, otherSidecar.accepted.all.length], [0, 0]);
+    // A port that nobody listens on is refused as ever: the sidecar of this pod takes the connection first.
+    await assert.rejects(proxyClient.connect({ address: other.address, port: 15_021 }), { code: 'ECONNREFUSED' });
+  });
+
+  test('what is not read is bounded: the rest goes through TCP, in order', async () => {
+    observed = observe({ unreadLimit: 64n * 1024n });
+    const conversation = await Conversation.start(lab);
+    await turnOn(observed, lab.pod(0), lab.pod(1));
+    const connection = await conversation.connect();
+    const bytes = 4 * 1024 * KIBIBYTE;
+    const sent = connection.send(bytes);
+    await conversation.parts.inbound.accepted.waitFor();
+    const received = await connection.receive(bytes);
+    await sent;
+    assert.deepEqual(received, { bytes, exact: true, firstDifference: null, ended: false });
+    const counters = await count(observed);
+    assert.ok((counters['message_passed_unread_limit'] ?? 0) > 0, JSON.stringify(counters));
+    await connection.close();
+  });
+
+  test('connections go on when acceleration is turned off, for one pod and then for all', async () => {
+    const conversation = await Conversation.start(lab);
+    const info = await turnOn(observed, lab.pod(0), lab.pod(1));
+    const connections = await Promise.all(Array.from({ length: 4 }, async (_, index) => conversation.connect(index + 1)));
+    const exchangeAll = async (): Promise<void> => {
+      for (const received of await Promise.all(connections.map((connection) => connection.exchange(100_000)))) {
+        assert.deepEqual(received, { bytes: 100_000, exact: true, firstDifference: null, ended: false });
+      }
+    };
+    await exchangeAll();
+    assert.equal(await readEntries(info, 'connections'), 12);
+    // Data is on its way while the switch is thrown.
+    const busy = exchangeAll();
+    const first = await turnOff(observed, [lab.pod(0).cgroup]);
+    await busy;
+    assert.deepEqual(first, { detachedLinks: 4, remainingConnections: 8 });
+    await exchangeAll();
+    const between = await count(observed);
+    assert.ok((between['message_passed_switched_off'] ?? 0) > 0);
+    const busyAgain = exchangeAll();
+    const second = await turnOff(observed);
+    await busyAgain;
+    assert.deepEqual(second, { detachedLinks: 5, remainingConnections: 4 });
+    await exchangeAll();
+    await Promise.all(connections.map((connection) => connection.close()));
+    const ended = await conversation.parts.server.ended.waitForCount(4);
+    for (const { receivedBytes, error } of ended) {
+      assert.deepEqual([receivedBytes, error], [500_000, null]);
+    }
+  });
+
+  test('turning it off and on again while connections are opened loses none', async () => {
+    const conversation = await Conversation.start(lab);
+    const working = new AbortController();
+    const work = async (): Promise<number> => {
+      let done = 0;
+      while (!working.signal.aborted) {
+        const connection = await conversation.connect();
+        const received = await connection.exchange(3_000, 1_000);
+        assert.deepEqual(received, { bytes: 3_000, exact: true, firstDifference: null, ended: false });
+        await connection.close();
+        done += 1;
+      }
+      return done;
+    };
+    const workers = [work(), work(), work()];
+    for (let round = 0; round < 6; round += 1) {
+      await turnOn(observed, lab.pod(0), lab.pod(1));
+      await conversation.parts.server.ended.waitForCount(conversation.parts.server.ended.all.length + 10);
+      await turnOff(observed);
+      await conversation.parts.server.ended.waitForCount(conversation.parts.server.ended.all.length + 10);
+    }
+    working.abort();
+    const done = await Promise.all(workers);
+    assert.ok(done.reduce((sum, value) => sum + value, 0) >= 100);
+  });
+
+  test('when the agent is killed, connections go on and everything is freed', async () => {
+    const conversation = await Conversation.start(lab);
+    const request = JSON.stringify({ profile: 'istio', pods: [lab.pod(0).enrolment, lab.pod(1).enrolment] });
+    const agent = spawn(process.execPath, ['--import', 'tsx', AGENT, request], { stdio: ['ignore', 'pipe', 'inherit'] });
+    try {
+      await once(agent.stdout, 'data');
+      const connection = await conversation.connect();
+      assert.equal((await connection.exchange(50_000)).exact, true);
+      agent.kill('SIGKILL');
+      await once(agent, 'exit');
+      const received = await connection.exchange(2 * 1024 * KIBIBYTE);
+      assert.deepEqual(received, { bytes: 2 * 1024 * KIBIBYTE, exact: true, firstDifference: null, ended: false });
+      await connection.close();
+      await conversation.look();
+    } finally {
+      agent.kill('SIGKILL');
+      }
+  });
+
+  test('refuses what it cannot do, and leaves nothing half on', async () => {
+    const [a, b] = [lab.pod(0), lab.pod(1)];
+    const on = async (...pods: readonly PodEnrolment[]): Promise<unknown> => observed.accelerator.turnAccelerationOn({ profile: 'istio', pods }, CONTEXT);
+    const missing = { cgroup: `${a.cgroup}-missing` as CgroupPath, addresses: [toIpAddress('10.99.0.1')] };
+    await assert.rejects(on(a.enrolment, missing), failsWith('CGROUP_NOT_FOUND', missing.cgroup));
+    await assert.rejects(on({ cgroup: `/${lab.id}` as CgroupPath, addresses: [toIpAddress('10.99.0.1')] }, a.enrolment), failsWith('ACCELERATION_OVERLAPS'));
+    await assert.rejects(observed.accelerator.turnAccelerationOn({ profile: 'nomesh', pods: [a.enrolment] }, CONTEXT), failsWith('PROFILE_INVALID', 'istio'));
+    await assert.rejects(turnOff(observed), failsWith('ACCELERATION_NOT_FOUND'));
+    await assert.rejects(observed.accelerator.countDecisions({ profile: 'istio' }, CONTEXT), failsWith('ACCELERATION_NOT_FOUND'));
+
+    await turnOn(observed, a);
+    await assert.rejects(on(a.enrolment), failsWith('ACCELERATION_ALREADY_ON'));
+    await assert.rejects(on({ ...b.enrolment, addresses: a.addresses }), failsWith('ACCELERATION_OVERLAPS', a.address));
+    const another = observe();
+    await assert.rejects(turnOn(another, b, a), failsWith('ACCELERATION_OVERLAPS', 'meshpath_connec'));
+    assert.deepEqual(await another.accelerator.listAccelerations({}, CONTEXT), []);
+    const [listed] = await observed.accelerator.listAccelerations({}, CONTEXT);
+    assert.deepEqual(listed?.pods, [a.enrolment]);
+  });
+
+  test('names the program that somebody else attached exclusively, and undoes the other pods', async () => {
+    const [a, b] = [lab.pod(0), lab.pod(1)];
+    const libbpf = openLibbpf();
+    const limits = { unreadLimit: 0n, connectionLimit: 0n, hasNetnsCookie: false };
+    const foreign = loadBpfObject(libbpf, readFileSync(prebuiltObject), { name: 'meshpath', readOnlyData: encodeProfile(ISTIO_PROFILE, limits) });
+    // Below a cgroup of its own: an exclusive attachment ends with its cgroup.
+    const cgroup = `${b.cgroup}/exclusive` as CgroupPath;
+    const folder = join(b.cgroupFolder, 'exclusive');
+    await run('mkdir', [folder]);
+    const fd = openSync(folder, constants.O_RDONLY);
+    try {
+      assert.equal(libbpf.functions.bpf_prog_attach(foreign.programFd('meshpath_getsockopt'), fd, ATTACH_TYPE.cgroupGetsockopt, 0), 0);
+      const pods = [a.enrolment, { cgroup, addresses: b.addresses }];
+      await assert.rejects(
+        observed.accelerator.turnAccelerationOn({ profile: 'istio', pods }, CONTEXT),
+        failsWith('BPF_ATTACH_EXCLUSIVE', 'meshpath_getsoc', cgroup),
+      );
+      assert.deepEqual(await observed.accelerator.listAccelerations({}, CONTEXT), []);
+      const reader = createKernelObjectReader(libbpf, findCgroup2Mount);
+      const cgroups = await reader.listCgroups(a.cgroup, CONTEXT.signal);
+      assert.deepEqual(cgroups.flatMap(({ attachments }) => attachments), []);
+    } finally {
+      closeSync(fd);
+      foreign.close();
+      await run('rmdir', [folder]);
+    }
+  });
+});
+
+suite('the datapath in pods without any rules', { skip: missingForKernel() }, () => {
+  test('redirects by itself, and falls open for a pod that is not enrolled', async () => {
+    const lab = await createLab({ rules: 'none', pods: 3 });
+    const observed = observe();
+    try {
+      const conversation = await Conversation.start(lab);
+      await turnOn(observed, lab.pod(0), lab.pod(1));
+      const { address, port } = conversation.destination;
+      assert.deepEqual(await conversation.look(), {
+        clientAddress: lab.pod(0).address,
+        clientPeer: { address, port },
+        outbound: [{ listener: 'outbound', peer: lab.pod(0).address, local: { address: '127.0.0.1', port: 15_001 }, originalDestination: { address, port }, originalDestinationError: null }],
+        inbound: [{ listener: 'inbound', peer: lab.pod(0).address, local: { address, port: 15_006 }, originalDestination: { address, port }, originalDestinationError: null }],
+        serverPeer: '127.0.0.6',
+        serverLocal: { address, port },
+      });
+      const outside = await lab.pod(2).startServer();
+      const connection = await conversation.parts.client.connect({ address: lab.pod(2).address, port: outside.port });
+      assert.equal((await connection.exchange(10_000)).exact, true);
+      await connection.close();
+      assert.equal((await outside.accepted.waitFor()).peer.address, lab.pod(0).address);
+      assert.equal((await count(observed))['passed_peer_not_enrolled'], 1);
+    } finally {
+      await observed.accelerator.dispose();
+      await lab.dispose();
+    }
+    await waitForNothingLeft({ labId: lab.id });
+  });
+});
+
+/** Lets everybody go on who waits for the FIFO. */
+function openGate(path: string): void {
+  writeFileSync(path, '');
+}

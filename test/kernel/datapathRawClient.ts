@@ -1,0 +1,110 @@
+import { readFileSync, writeSync } from 'node:fs';
+import koffi from 'koffi';
+
+/**
+ * A client that Node.js cannot be: it binds its port, delays the ACK of the handshake and decides what is one send(2).
+ * Run as a program with RawClientParams as JSON; prints what came back on each connection as a JSON list of text.
+ */
+export interface RawClientParams {
+  readonly address: string;
+  readonly port: number;
+  readonly localAddress?: string;
+  readonly localPort?: number;
+  /** TCP_QUICKACK off: the handshake's ACK goes with the first data. */
+  readonly delayAck?: boolean;
+  readonly connections: number;
+  /** Sent one by one; as many bytes are then awaited. */
+  readonly messages: readonly string[];
+  /** A FIFO: between connecting and sending, `connected` is printed and the program waits until somebody writes to it. */
+  readonly gate?: string;
+}
+
+const AF_INET = 2;
+const SOCK_STREAM = 1;
+const SOL_SOCKET = 1;
+const SO_REUSEADDR = 2;
+const IPPROTO_TCP = 6;
+const TCP_NODELAY = 1;
+const TCP_QUICKACK = 12;
+
+const libc = koffi.load(null);
+const socketFunction = libc.func('int socket(int family, int type, int protocol)') as unknown as (...args: number[]) => number;
+const setsockoptFunction = libc.func('int setsockopt(int fd, int level, int option, int *value, uint32_t length)') as unknown as (
+  fd: number,
+  level: number,
+  option: number,
+  value: number[],
+  length: number,
+) => number;
+type AddressFunction = (fd: number, address: Uint8Array, length: number) => number;
+const bindFunction = libc.func('int bind(int fd, void *address, uint32_t length)') as unknown as AddressFunction;
+const connectFunction = libc.func('int connect(int fd, void *address, uint32_t length)') as unknown as AddressFunction;
+type TransferFunction = (fd: number, bytes: Uint8Array, length: number, flags: number) => number;
+const sendFunction = libc.func('intptr_t send(int fd, void *bytes, size_t length, int flags)') as unknown as TransferFunction;
+const recvFunction = libc.func('intptr_t recv(int fd, void *bytes, size_t length, int flags)') as unknown as TransferFunction;
+const closeFunction = libc.func('int close(int fd)') as unknown as (fd: number) => number;
+
+function check(call: string, result: number): number {
+  if (result < 0) {
+    throw new Error(`${call}: errno ${koffi.errno()}`);
+  }
+  return result;
+}
+
+function socketAddress(address: string, port: number): Uint8Array {
+  const bytes = new Uint8Array(16);
+  new Uint16Array(bytes.buffer, 0, 1)[0] = AF_INET;
+  new DataView(bytes.buffer).setUint16(2, port);
+  bytes.set(address.split('.').map(Number), 4);
+  return bytes;
+}
+
+function openConnection(params: RawClientParams): number {
+  const fd = check('socket', socketFunction(AF_INET, SOCK_STREAM, 0));
+  const set = (level: number, option: number, value: number): void => {
+    check('setsockopt', setsockoptFunction(fd, level, option, [value], 4));
+  };
+  set(IPPROTO_TCP, TCP_NODELAY, 1);
+  set(SOL_SOCKET, SO_REUSEADDR, 1);
+  if (params.delayAck === true) {
+    set(IPPROTO_TCP, TCP_QUICKACK, 0);
+  }
+  if (params.localAddress !== undefined) {
+    check('bind', bindFunction(fd, socketAddress(params.localAddress, params.localPort ?? 0), 16));
+  }
+  check('connect', connectFunction(fd, socketAddress(params.address, params.port), 16));
+  return fd;
+}
+
+function converse(fd: number, messages: readonly string[]): string {
+  for (const message of messages) {
+    check('send', sendFunction(fd, Buffer.from(message), message.length, 0));
+  }
+  const wanted = messages.join('').length;
+  const buffer = Buffer.alloc(wanted);
+  let received = 0;
+  while (received < wanted) {
+    const count = check('recv', recvFunction(fd, buffer.subarray(received), wanted - received, 0));
+    if (count === 0) {
+      break;
+    }
+    received += count;
+  }
+  return buffer.toString('latin1', 0, received);
+}
+
+function main(params: RawClientParams): void {
+  const answers: string[] = [];
+  for (let index = 0; index < params.connections; index += 1) {
+    const fd = openConnection(params);
+    if (params.gate !== undefined) {
+      writeSync(process.stdout.fd, 'connected\n');
+      readFileSync(params.gate);
+    }
+    answers.push(converse(fd, params.messages));
+    check('close', closeFunction(fd));
+  }
+  writeSync(process.stdout.fd, `${JSON.stringify(answers)}\n`);
+}
+
+main(JSON.parse(process.argv[2] ?? '') as RawClientParams);
