@@ -1,4 +1,4 @@
-import type { Endpoint } from '../../agent/protocol/scalars.ts';
+import type { Endpoint, IpAddress } from '../../agent/protocol/scalars.ts';
 import type { Trace, TraceLeg } from '../../agent/protocol/trace.ts';
 import { writeEndpoint } from '../world/conntrack.ts';
 
@@ -30,8 +30,21 @@ function compareLegs(iptables: Trace, sockops: Trace): string[] {
   }
   return iptables.legs.flatMap((leg, index) => {
     const other = sockops.legs[index];
-    return other === undefined ? [] : compareLeg(leg, other);
+    return other === undefined ? [] : [...compareLeg(leg, other), ...comparePeers(leg, peerSeenByServer(iptables, leg), peerSeenByServer(sockops, other))];
   });
+}
+
+/** Who the server takes the client to be: what the accepted packet carries, after any NAT of its source. */
+function peerSeenByServer(trace: Trace, leg: TraceLeg): IpAddress {
+  const accepted = trace.steps.find((step) => step.leg === leg.index && step.phase === 'accept');
+  return accepted?.after.source.address ?? leg.client.address.address;
+}
+
+function comparePeers(leg: TraceLeg, iptables: IpAddress, sockops: IpAddress): string[] {
+  if (leg.server === null || iptables === sockops) {
+    return [];
+  }
+  return [`${leg.server.description} sees ${leg.client.description} come from ${iptables} over iptables and from ${sockops} over sockops.`];
 }
 
 function compareLeg(iptables: TraceLeg, sockops: TraceLeg): string[] {
@@ -45,9 +58,6 @@ function compareLeg(iptables: TraceLeg, sockops: TraceLeg): string[] {
       : [`${client} is connected to ${iptables.server?.description ?? 'nobody'} over iptables and to ${sockops.server?.description ?? 'nobody'} over sockops.`]),
     ...sentence(`getpeername tells ${client}`, iptables.peerSeenByClient, sockops.peerSeenByClient),
     ...sentence(`SO_ORIGINAL_DST tells ${server}`, iptables.originalDestination, sockops.originalDestination),
-    ...(iptables.client.address.address === sockops.client.address.address
-      ? []
-      : [`${server} sees ${client} come from ${iptables.client.address.address} over iptables and from ${sockops.client.address.address} over sockops.`]),
     ...(iptables.server !== null && sockops.server !== null ? sentence(`The connection of ${server} is at`, iptables.server.address, sockops.server.address) : []),
   ];
 }

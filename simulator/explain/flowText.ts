@@ -1,3 +1,4 @@
+import type { MeshpathError } from '../../agent/protocol/errors.ts';
 import { inputError } from '../../agent/protocol/errors.ts';
 import { parseIpAddress, toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import { MESH_PROFILES } from '../../agent/protocol/acceleration.ts';
@@ -163,6 +164,6 @@ function listNames(snapshot: Snapshot): string {
   return shown.length === 0 ? 'no named pods' : `${shown.join(', ')}${names.size > shown.length ? ` and ${names.size - shown.length} more` : ''}`;
 }
 
-function wrong(message: string, reason: string, remedy = `Write it as: ${GRAMMAR}`): Error {
+function wrong(message: string, reason: string, remedy = `Write it as: ${GRAMMAR}`): MeshpathError {
   return inputError(message, reason, remedy);
 }

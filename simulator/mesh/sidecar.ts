@@ -1,7 +1,7 @@
 import type { MeshProfile } from '../../agent/protocol/acceleration.ts';
 import { MESH_PROFILES } from '../../agent/protocol/acceleration.ts';
 import type { Endpoint, IpAddress } from '../../agent/protocol/scalars.ts';
-import { writeEndpoint } from '../world/conntrack.ts';
+import { sameEndpoint, writeEndpoint } from '../world/conntrack.ts';
 import type { OpenedConnection } from '../world/openConnection.ts';
 
 /** What a transparent proxy does with a connection that it took. */
@@ -39,7 +39,7 @@ export function decideSidecar(opened: OpenedConnection, original: Endpoint | nul
   if (original === null) {
     return { kind: 'lost', reason: `SO_ORIGINAL_DST tells ${name} nothing, so it cannot know where to connect on to` };
   }
-  if (original.port === opened.server.address.port) {
+  if (sameEndpoint(original, opened.server.address)) {
     return { kind: 'loops', reason: `${name} was addressed at its own port (${writeEndpoint(original)}): connecting on would reach itself again` };
   }
   const assumption =
