@@ -273,7 +273,8 @@ async function startProcess(hop: Hop, command: string): Promise<SshProcess> {
         if (error === undefined) {
           resolve(opened);
         } else {
-          reject(execFailed(hop.config, error.message));
+          // A connection that ends answers what is still open with an error of its own.
+          reject(hop.lost() ?? execFailed(hop.config, error.message));
         }
       });
     } catch (error) {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
-import type { AddressInfo, Server } from 'node:net';
+import type { AddressInfo, Server, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -387,7 +387,7 @@ describe('against a server of our own', () => {
   });
 });
 
-async function listen(onConnection: (socket: import('node:net').Socket) => void): Promise<Server> {
+async function listen(onConnection: (socket: Socket) => void): Promise<Server> {
   const server = createServer(onConnection);
   await new Promise<void>((resolve) => {
     server.listen(0, '127.0.0.1', resolve);
