@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { connectInProcess } from '../agent/protocol/node.ts';
 import type { Snapshot } from '../agent/protocol/snapshot.ts';
 import type { Explanation, Flow } from '../agent/protocol/trace.ts';
 import { explain } from '../simulator/explain/explain.ts';
@@ -34,7 +35,7 @@ export async function openSession(options: OpenSessionOptions): Promise<NodeSess
     agentFolder: join(options.extensionFolder, 'dist', 'agent'),
     prompts: options.prompts,
     trustStore: options.trustStore,
-    createSimulatedNode: () => createSimulatedNode({ object }),
+    createSimulatedNode: () => connectInProcess(createSimulatedNode({ object })),
     log: options.log,
     remoteNodePath: options.remoteNodePath,
   });

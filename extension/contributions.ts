@@ -37,6 +37,8 @@ export interface ContextKeys {
   'meshpath.knownNodes': number;
   /** Acceleration is on somewhere. */
   'meshpath.accelerated': boolean;
+  /** Turned off and on when a walkthrough may have come up; see walkthroughTicks.ts. */
+  'meshpath.walkthrough.shown': boolean;
   'meshpath.walkthrough.connected': boolean;
   'meshpath.walkthrough.inspected': boolean;
   'meshpath.walkthrough.accelerated': boolean;
@@ -50,6 +52,7 @@ export const INITIAL_CONTEXT: ContextKeys = {
   'meshpath.connectedNodes': 0,
   'meshpath.knownNodes': 0,
   'meshpath.accelerated': false,
+  'meshpath.walkthrough.shown': false,
   'meshpath.walkthrough.connected': false,
   'meshpath.walkthrough.inspected': false,
   'meshpath.walkthrough.accelerated': false,

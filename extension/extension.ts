@@ -15,6 +15,7 @@ import { createNodeDirectory, type KnownNode, type NodeDirectory } from './views
 import { createNodesView } from './views/nodesView.ts';
 import { createSshPrompts } from './views/sshPrompts.ts';
 import { createStatusItem } from './views/statusItem.ts';
+import { createWalkthroughTicks } from './views/walkthroughTicks.ts';
 import { createExplainPanels } from './webviews/host/explainPanels.ts';
 import { createMapPanels } from './webviews/host/mapPanels.ts';
 
@@ -111,6 +112,7 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
     maps,
     explanations,
     createStatusItem(directory),
+    createWalkthroughTicks(contextKeys),
     registerCommands(services),
     { dispose: stopKeys },
     { dispose: stopEvents },

@@ -113,7 +113,10 @@ test('every picture is there, and pictures of steps take their colours from the 
     [],
   );
   for (const step of steps) {
-    assert.match(readFileSync(join(root, step.media.svg), 'utf8'), /var\(--vscode-/, step.id);
-    assert.ok(step.media.altText.length > 20 && step.completionEvents.length === 1, step.id);
+    const picture = readFileSync(join(root, step.media.svg), 'utf8');
+    assert.match(picture, /var\(--vscode-/, step.id);
+    // The page of walkthroughs forbids styles inside of pictures.
+    assert.doesNotMatch(picture, /<style|\bstyle=|\bclass=/, step.id);
+    assert.ok(step.media.altText.length > 20, step.id);
   }
 });

@@ -28,7 +28,7 @@ export async function turnAccelerationOn(services: Services, argument: unknown):
       enrolment,
       profile: pod.profile,
     })),
-    { title: 'Turn Acceleration On', placeHolder: 'For which pods? Connections between them jump from socket to socket', canPickMany: true, matchOnDescription: true },
+    { title: 'Turn Acceleration On', placeHolder: 'For which pods?', canPickMany: true, matchOnDescription: true },
   );
   if (picked === undefined || picked.length === 0) {
     return;

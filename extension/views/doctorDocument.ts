@@ -1,11 +1,11 @@
 import type { DoctorCheck, DoctorReport } from '../../agent/protocol/doctor.ts';
 
 const VERDICTS: Readonly<Record<DoctorReport['verdict'], string>> = {
-  safe: '✅ Safe',
-  'safe-with-limits': '⚠️ Safe, with limits',
-  'not-on-this-node': '⛔ Not on this node',
+  safe: '✓ Safe',
+  'safe-with-limits': '⚠ Safe, with limits',
+  'not-on-this-node': '✗ Not on this node',
 };
-const RESULTS: Readonly<Record<DoctorCheck['result'], string>> = { ok: '✅ ok', limited: '⚠️ limited', failed: '⛔ failed', unknown: '❔ not known' };
+const RESULTS: Readonly<Record<DoctorCheck['result'], string>> = { ok: '✓ ok', limited: '⚠ limited', failed: '✗ failed', unknown: '? not known' };
 
 /** Gives text of a node so that Markdown shows it as it is: no links, no pictures, no HTML, on one line. */
 export function escapeMarkdown(text: string): string {

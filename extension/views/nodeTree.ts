@@ -65,7 +65,7 @@ export function nodeRow(
     case 'ready': {
       const { identity } = state.description;
       const pods = (accelerations ?? []).reduce((sum, acceleration) => sum + acceleration.pods.length, 0);
-      const notes = [identity.kernelRelease, ...(pods > 0 ? [`accelerating ${count(pods, 'pod')}`] : [])];
+      const notes = [...(pods > 0 ? [`accelerating ${count(pods, 'pod')}`] : []), identity.kernelRelease];
       return {
         id,
         kind: 'node.connected',
@@ -398,7 +398,7 @@ function linkRow(node: string, parent: string, link: LinkInfo, programs: Readonl
     id: `${parent}/${link.id}`,
     kind: 'link',
     label: program,
-    description: `→ ${target} · ${link.attachType ?? link.type}`,
+    description: `→ ${link.target.kind === 'cgroup' ? lastSegment(target) : target} · ${link.attachType ?? link.type}`,
     tooltip: `Link ${link.id} (${link.type}): ${program} on ${target}${link.attachType === null ? '' : ` as ${link.attachType}`}\n${describeOwner(link.owner)}`,
     icon: ownedIcon('link', link.owner),
     subject: { type: 'link', node, link },

@@ -22,7 +22,7 @@ export function createSshPrompts(): SshPrompts {
         {
           modal: true,
           detail: [
-            `${question.keyType}`,
+            question.keyType,
             question.fingerprint,
             '',
             question.known === 'nothing'

@@ -120,7 +120,7 @@ function createStation(station: Station, x: number, y: number): SVGElement {
   const detail = station.rewrite === null ? (station.rules === 0 ? 'no rules' : `${station.rules} ${station.rules === 1 ? 'rule' : 'rules'}`) : `→ ${station.rewrite}`;
   return svg(
     'g',
-    { class: station.rewrite === null ? 'station' : 'station rewrites', transform: `translate(${x - STATION.width / 2} ${y})` },
+    { class: station.rewrite === null ? 'station' : 'station rewrites', 'aria-hidden': true, transform: `translate(${x - STATION.width / 2} ${y})` },
     svg('title', {}, `${station.hook}: ${station.rules} rules compared${station.rewrite === null ? '' : `, address becomes ${station.rewrite}`}`),
     svg('rect', { width: STATION.width, height: STATION.height, rx: 5 }),
     svg('text', { class: 'station-name', x: STATION.width / 2, y: 13 }, station.hook),
@@ -154,7 +154,7 @@ function createStackLeg(leg: DiagramLeg, inside: boolean, geometry: Geometry, na
   const transit = leg.transit.map((station, index) =>
     svg(
       'text',
-      { class: 'transit', x: middle, y: geometry.wire + 34 + index * 14 },
+      { class: 'transit', 'aria-hidden': true, x: middle, y: geometry.wire + 34 + index * 14 },
       shorten(`${namespaceName(station.namespace)} ${station.hook}${station.rewrite === null ? '' : ` → ${station.rewrite}`}`, 34),
     ),
   );
@@ -189,7 +189,7 @@ function createUpperLeg(leg: DiagramLeg, geometry: Geometry, select: (path: Path
     svg('path', { class: 'hit', d: route }),
     svg('path', { class: 'wire', d: route, 'marker-end': `url(#arrow-${jumps ? 'jump' : 'plain'})` }),
     ...(jumps ? [svg('circle', { class: 'packet', r: 5 }, svg('animateMotion', { dur: '1.1s', repeatCount: 'indefinite', path: route }))] : []),
-    svg('text', { class: 'arc-label', x: middle, y: jumps ? 22 : 62 }, title),
-    svg('text', { class: 'arc-detail', x: middle, y: jumps ? 38 : 77 }, shorten(leg.programs.map((name) => name.replace(/^meshpath_/, '')).join(' → '), 40)),
+    svg('text', { class: 'arc-label', 'aria-hidden': true, x: middle, y: jumps ? 22 : 62 }, title),
+    svg('text', { class: 'arc-detail', 'aria-hidden': true, x: middle, y: jumps ? 38 : 77 }, shorten(leg.programs.map((name) => name.replace(/^meshpath_/, '')).join(' → '), 40)),
   );
 }

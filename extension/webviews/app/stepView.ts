@@ -66,7 +66,7 @@ function createDetails(step: TraceStep): HTMLElement {
       : html(
           'table',
           { class: 'conditions' },
-          html('thead', {}, html('tr', {}, ...['', 'compared', 'wanted', 'actual'].map((title) => html('th', { scope: 'col' }, title)))),
+          html('thead', {}, html('tr', {}, html('td', {}), ...['compared', 'wanted', 'actual'].map((title) => html('th', { scope: 'col' }, title)))),
           html('tbody', {}, ...step.conditions.map(createCondition)),
         ),
   );

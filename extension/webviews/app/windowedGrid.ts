@@ -48,9 +48,9 @@ export function createWindowedGrid(label: string, actions: GridActions): Windowe
     const sample = shown.rows.slice(0, MEASURED_ROWS);
     const widths = shown.columns.map((column) => {
       const longest = sample.reduce((most, row) => Math.max(most, row.cells.get(column.id)?.text.length ?? 0), column.title.length + 2);
-      return `minmax(calc(${Math.min(Math.max(longest, MIN_WIDTH), MAX_WIDTH)}ch + 24px), 1fr)`;
+      return `calc(${Math.min(Math.max(longest, MIN_WIDTH), MAX_WIDTH)}ch + 24px)`;
     });
-    template = widths.join(' ');
+    template = [...widths, '1fr'].join(' ');
   };
 
   const firstValue = (): number => shown.columns.findIndex((column) => column.part === 'value');
