@@ -257,9 +257,10 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
     assert.deepEqual(await conversation.look(), underIptables);
 
     const first = observed.events.find(({ reason }) => reason === 'redirected_to_outbound');
-    assert.equal(first?.uid, 1000);
-    assert.deepEqual(first?.original, { address, port });
-    assert.deepEqual(first?.remote, { address: '127.0.0.1', port: ISTIO_PROFILE.outboundPort });
+    assert.ok(first !== undefined);
+    assert.equal(first.uid, 1000);
+    assert.deepEqual(first.original, { address, port });
+    assert.deepEqual(first.remote, { address: '127.0.0.1', port: ISTIO_PROFILE.outboundPort });
     assert.equal(observed.events.filter(({ reason }) => reason === 'message_redirected').length, 6);
   });
 

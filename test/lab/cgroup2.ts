@@ -1,5 +1,8 @@
 import { mkdir, readFile, readdir, rmdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+
+const EXIT_DEADLINE_MILLISECONDS = 10_000;
 
 /** Makes a cgroup folder with its parents. */
 export async function createCgroup(folder: string): Promise<void> {
@@ -17,7 +20,23 @@ export async function listCgroupProcesses(folder: string): Promise<number[]> {
 export async function removeCgroup(folder: string): Promise<void> {
   const folders = await listCgroupFolders(folder);
   for (const path of folders.reverse()) {
-    await rmdir(path).catch(ignoreMissing(undefined));
+    await removeEmptyCgroup(path);
+  }
+}
+
+/** A process that is about to end is in no list any more, and still keeps its cgroup (cgroup_is_populated, EBUSY). */
+async function removeEmptyCgroup(path: string): Promise<void> {
+  const deadline = Date.now() + EXIT_DEADLINE_MILLISECONDS;
+  for (;;) {
+    try {
+      await rmdir(path).catch(ignoreMissing(undefined));
+      return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EBUSY' || Date.now() > deadline) {
+        throw error;
+      }
+    }
+    await delay(5);
   }
 }
 
