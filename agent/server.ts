@@ -6,7 +6,7 @@ import type { CancellationToken, MessageConnection } from 'vscode-jsonrpc/node';
 
 import type { Log } from './logger.ts';
 import type { DecisionEvents } from './protocol/acceleration.ts';
-import { inputError, MeshpathError, toMeshpathError } from './protocol/errors.ts';
+import { cancelledError, inputError, MeshpathError, toMeshpathError } from './protocol/errors.ts';
 import type { WireError } from './protocol/errors.ts';
 import { FrameLimit } from './protocol/frameLimit.ts';
 import { AGENT_READY_LINE, MAX_FRAME_BYTES, METHOD_NAMES } from './protocol/methods.ts';
@@ -63,6 +63,10 @@ export async function serve(input: Readable, output: Writable, createService: (n
     const cancellation = token.onCancellationRequested(() => controller.abort());
     running.add(controller);
     try {
+      // A token that is cancelled from the start tells nobody any more.
+      if (token.isCancellationRequested) {
+        throw cancelledError(method.slice(0, 60));
+      }
       const name = readMethod(method, isInitialized);
       const result = await answer(service.handlers, name, params, controller.signal);
       isInitialized ||= name === 'initialize';
@@ -140,17 +144,19 @@ function limitFrames(input: Readable): Transform {
 function createNotifier(connection: MessageConnection): Notify {
   let waiting = 0;
   let lost = 0;
-  const send = (name: string, value: unknown): void => {
+  const send = async (name: string, value: unknown): Promise<void> => {
     waiting += 1;
-    const done = (): void => {
+    try {
+      await connection.sendNotification(name, value);
+    } catch {
+      // The connection ended, which `serve` notices; nobody is left to be told.
+    } finally {
       waiting -= 1;
-    };
-    // A connection that ends meanwhile is noticed where it is awaited.
-    connection.sendNotification(name, value).then(done, done);
+    }
   };
   return (name, value) => {
     if (name !== 'decisions') {
-      send(name, value);
+      void send(name, value);
       return;
     }
     const batch = value as DecisionEvents;
@@ -158,7 +164,7 @@ function createNotifier(connection: MessageConnection): Notify {
       lost += batch.events.length + batch.lost;
       return;
     }
-    send(name, { events: batch.events, lost: batch.lost + lost } satisfies DecisionEvents);
+    void send(name, { events: batch.events, lost: batch.lost + lost } satisfies DecisionEvents);
     lost = 0;
   };
 }

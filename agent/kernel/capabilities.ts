@@ -12,7 +12,7 @@ export type CapabilityName = keyof typeof CAPABILITIES;
 export const OLDEST_KERNEL = { major: 5, minor: 15 } as const;
 export const KERNEL_BTF_PATH = '/sys/kernel/btf/vmlinux';
 
-const ROOT_REMEDY = 'Connect as root, or let the user run the agent with sudo (setting "meshpath.useSudo").';
+const ROOT_REMEDY = 'Connect as root, or as a user whom sudo lets run the agent as root.';
 
 /** Gives the effective capabilities of a process from the text of /proc/PID/status; none where it does not tell. */
 export function parseEffectiveCapabilities(status: string): ReadonlySet<CapabilityName> {

@@ -28,7 +28,9 @@ const RULE_KEYS: ReadonlySet<string> = new Set([
 
 /** Parses the output of `ip -d -j addr show`. Throws KERNEL_UNSUITABLE where it is not JSON of that form. */
 export function parseLinks(json: string): ListedLink[] {
-  return readList(json).flatMap((link) => {
+  const listed = readList(json);
+  const indexes = new Map(listed.map((link) => [link['ifname'], number(link['ifindex'])]));
+  return listed.flatMap((link) => {
     const index = number(link['ifindex']);
     const name = text(link['ifname']);
     if (index === undefined || name === undefined) {
@@ -45,7 +47,8 @@ export function parseLinks(json: string): ListedLink[] {
         mtu: number(link['mtu']) ?? 0,
         macAddress: kind === 'loopback' ? null : (text(link['address']) ?? null),
         master: text(link['master']) ?? null,
-        peerIndex: kind === 'veth' ? (number(link['link_index']) ?? null) : null,
+        // An other end in the same namespace is given by its name.
+        peerIndex: kind === 'veth' ? (number(link['link_index']) ?? indexes.get(link['link']) ?? null) : null,
         peerIsElsewhere: link['link_netnsid'] !== undefined,
         addresses: list(link['addr_info']).flatMap(readInterfaceAddress),
       },

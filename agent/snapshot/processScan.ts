@@ -1,4 +1,4 @@
-import { readFileSync, readdirSync, readlinkSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, readlinkSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 
 import { cancelledError } from '../protocol/errors.ts';
@@ -14,6 +14,8 @@ export interface ScannedProcess {
 
 export interface ProcessScan {
   readonly processes: readonly ScannedProcess[];
+  /** How many processes this one may not look into: those of other users, where it is not privileged. */
+  readonly hiddenCount: number;
   /** The process that holds a socket, by the socket's inode; the one with the lowest pid where several do. */
   readonly socketOwner: (inode: string) => SocketOwner | null;
 }
@@ -25,6 +27,7 @@ const TURN_MILLISECONDS = 8;
 export async function scanProcesses(signal: AbortSignal): Promise<ProcessScan> {
   const processes: ScannedProcess[] = [];
   const owners = new Map<string, SocketOwner>();
+  let hiddenCount = 0;
   let turn = performance.now();
   const pids = readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
@@ -41,6 +44,7 @@ export async function scanProcesses(signal: AbortSignal): Promise<ProcessScan> {
     }
     const namespace = parseNamespaceLink(tryRead(() => readlinkSync(`/proc/${pid}/ns/net`)));
     if (namespace === undefined) {
+      hiddenCount += existsSync(`/proc/${pid}`) ? 1 : 0;
       continue;
     }
     const cgroup = parseCgroup2(tryRead(() => readFileSync(`/proc/${pid}/cgroup`, 'utf8')) ?? '');
@@ -58,7 +62,7 @@ export async function scanProcesses(signal: AbortSignal): Promise<ProcessScan> {
       }
     }
   }
-  return { processes, socketOwner: (inode) => owners.get(inode) ?? null };
+  return { processes, hiddenCount, socketOwner: (inode) => owners.get(inode) ?? null };
 }
 
 /** Reads `net:[4026531840]`, the target of /proc/PID/ns/net. */

@@ -78,7 +78,19 @@ async function readNamespaces(
     }
   };
   await Promise.all(Array.from({ length: CONCURRENT_NAMESPACES }, work));
-  return { namespaces: read, omissions: [...listed.omissions, ...read.flatMap(({ omissions }) => omissions)] };
+  return { namespaces: read, omissions: [...hiddenProcesses(scan), ...listed.omissions, ...read.flatMap(({ omissions }) => omissions)] };
+}
+
+function hiddenProcesses({ hiddenCount }: ProcessScan): Omission[] {
+  return hiddenCount === 0
+    ? []
+    : [
+        {
+          what: `${hiddenCount} processes, with their sockets and network namespaces`,
+          reason: 'The agent may not look into processes of other users.',
+          remedy: 'Connect as root, or as a user whom sudo lets run the agent as root. A process that stays hidden from root is protected by the system.',
+        },
+      ];
 }
 
 /** Finds for each end of a veth pair the namespace of the other: the only one with an end that fits. */
