@@ -14,7 +14,7 @@ export async function connectNode(
 ): Promise<Node> {
   const node =
     kind === 'simulated'
-      ? createSimulatedNode({ object: await readProgramObject(agentFolder) })
+      ? connectInProcess(createSimulatedNode({ object: await readProgramObject(agentFolder) }))
       : connectInProcess(createAgentService({ objectPath: objectPath(agentFolder), agentVersion: version }));
   try {
     await node.call('initialize', { protocolVersion: PROTOCOL_VERSION, client: `meshpath-cli ${version}` });

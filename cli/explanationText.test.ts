@@ -87,7 +87,7 @@ test('an explanation of both paths for a pipe', () => {
   const lines = formatExplanation(explanation, { paths: ['iptables', 'sockops'], details: false, width: Infinity, style: PLAIN_STYLE });
   assert.equal(
     lines.join('\n'),
-    `From 10.77.0.11 (uid 1000, gid 1000) to 10.77.0.12:8080
+    `From app in pod-a (uid 1000, gid 1000) to 10.77.0.12:8080
 In force now: the iptables path.
 
 The iptables path (predicted): delivered. It reaches the server.
@@ -121,12 +121,24 @@ Taken to be so without having been seen:
   );
 });
 
+test('rules of one chain that do not match are one line, and each its own in detail', () => {
+  const [first] = steps;
+  assert.ok(first?.place.kind === 'rule');
+  const { place } = first;
+  const many = [1, 2, 3].map((rule): TraceStep => ({ ...first, index: rule - 1, place: { ...place, rule } }));
+  const text = (details: boolean): string =>
+    formatExplanation({ ...explanation, iptables: { ...trace, steps: many } }, { paths: ['iptables'], details, width: Infinity, style: PLAIN_STYLE }).join('\n');
+  assert.match(text(false), /^ {4}0-2 {2}packet {2}nat OUTPUT ISTIO_OUTPUT rules 1 to 3 {2}→ none matches$/m);
+  assert.equal(text(true).match(/ rule \d: /g)?.length, 3);
+});
+
 test('one path in detail, narrow', () => {
   const lines = formatExplanation(explanation, { paths: ['iptables'], details: true, width: 60, style: PLAIN_STYLE });
   const text = lines.join('\n');
+  assert.deepEqual(lines.filter((line) => line.length > 60 && /^ {15}/.test(line)), []);
   assert.ok(!text.includes('sockops path'));
   assert.ok(!text.includes('What differs'));
-  assert.match(text, /source address: wanted 127\.0\.0\.6\/32, is 10\.77\.0\.11: did not match/);
+  assert.match(text.replaceAll(/\s+/g, ' '), /source address: wanted 127\.0\.0\.6\/32, is 10\.77\.0\.11: did not match/);
 });
 
 test('an IPv6 endpoint stands in brackets', () => {

@@ -1,6 +1,7 @@
 import type { Endpoint } from '../agent/protocol/scalars.ts';
-import type { Condition, Decision, Explanation, PacketState, PathKind, Place, Trace, TraceLeg, TraceOutcome, TraceStep } from '../agent/protocol/trace.ts';
+import type { Condition, Decision, Explanation, PacketState, PathKind, Place, RulePlace, Trace, TraceLeg, TraceOutcome, TraceStep } from '../agent/protocol/trace.ts';
 import { escapeText } from './text/escape.ts';
+import { PLAIN_STYLE } from './text/style.ts';
 import type { Style } from './text/style.ts';
 import { formatTable } from './text/table.ts';
 import type { TableOptions } from './text/table.ts';
@@ -17,7 +18,7 @@ export interface ExplanationOptions extends TableOptions {
 /** Gives an explanation as lines: the flow, every wanted path leg by leg, what they cost and what differs. */
 export function formatExplanation(explanation: Explanation, options: ExplanationOptions): string[] {
   const { source, destination } = explanation.flow;
-  const origin = source.address ?? `network namespace ${source.namespace}`;
+  const origin = explanation.iptables.legs[0]?.client.description ?? `network namespace ${source.namespace}`;
   const traces = options.paths.map((path) => explanation[path]);
   const isBoth = traces.length > 1;
   return [
@@ -75,34 +76,97 @@ function formatLeg(leg: TraceLeg, style: Style): string[] {
   ];
 }
 
+/** One or more steps that are shown as one. */
+interface StepText {
+  readonly index: string;
+  readonly phase: string;
+  readonly place: string;
+  readonly decision: string;
+  /** The decision as the terminal shows it: with colours. */
+  readonly styledDecision: string;
+  readonly details: readonly string[];
+}
+
 function formatSteps(steps: readonly TraceStep[], options: ExplanationOptions): string[] {
-  const places = steps.map((step) => formatPlace(step.place));
-  const indexWidth = Math.max(0, ...steps.map(({ index }) => String(index).length));
-  const phaseWidth = Math.max(0, ...steps.map(({ phase }) => phase.length));
+  const texts = groupSteps(steps, options.details).map((group) => describeSteps(group, options));
+  const indexWidth = Math.max(0, ...texts.map(({ index }) => index.length));
+  const phaseWidth = Math.max(0, ...texts.map(({ phase }) => phase.length));
   const indent = ' '.repeat(indexWidth + phaseWidth + 8);
   const columns = Math.max(30, Math.min(options.width, MAX_TEXT_WIDTH) - indent.length);
-  return steps.flatMap((step, index) => {
-    const head = `    ${padText(String(step.index), indexWidth, 'right')}  ${options.style.dim(padText(step.phase, phaseWidth))}  `;
-    const place = wrapText(places[index] ?? '', columns);
-    const fits = textWidth(place.at(-1) ?? '') + textWidth(formatDecision(step.decision, undefined)) + 4 <= columns;
-    const decision = `→ ${formatDecision(step.decision, options.style)}`;
-    const change = formatChange(step.before, step.after);
+  return texts.flatMap((text) => {
+    const head = `    ${padText(text.index, indexWidth, 'right')}  ${options.style.dim(padText(text.phase, phaseWidth))}  `;
+    const place = wrapText(text.place, columns);
+    const fits = textWidth(place.at(-1) ?? '') + textWidth(text.decision) + 4 <= columns;
+    const decision = `→ ${text.styledDecision}`;
     const [first = '', ...more] = place.map((line, number) => options.style.accent(line) + (fits && number === place.length - 1 ? `  ${decision}` : ''));
-    const body = [
-      ...more,
-      ...(fits ? [] : [`  ${decision}`]),
-      ...conditionLines(step, options),
-      ...wrapText(escapeText(step.reason), columns - 2).map((line) => `  ${line}`),
-      ...(change === '' ? [] : [`  ${change}`]),
-    ];
+    const body = [...more, ...(fits ? [] : [`  ${decision}`]), ...text.details.flatMap((line) => wrapText(line, columns - 2)).map((line) => `  ${line}`)];
     return [head + first, ...body.map((line) => indent + line)];
   });
+}
+
+/** Puts rules of one chain that do not match and follow each other together, unless every detail is wanted. */
+function groupSteps(steps: readonly TraceStep[], details: boolean): TraceStep[][] {
+  const groups: TraceStep[][] = [];
+  for (const step of steps) {
+    const group = groups.at(-1);
+    const last = group?.at(-1);
+    if (!details && group !== undefined && last !== undefined && areRulesOfOneChain(last, step)) {
+      group.push(step);
+    } else {
+      groups.push([step]);
+    }
+  }
+  return groups;
+}
+
+function areRulesOfOneChain(first: TraceStep, second: TraceStep): boolean {
+  return (
+    isPassedRule(first) &&
+    isPassedRule(second) &&
+    first.place.kind === 'rule' &&
+    second.place.kind === 'rule' &&
+    first.place.hook === second.place.hook &&
+    first.place.table === second.place.table &&
+    first.place.chain === second.place.chain
+  );
+}
+
+/** Says whether a step is a rule that certainly does not match. */
+function isPassedRule(step: TraceStep): boolean {
+  return step.place.kind === 'rule' && step.decision.kind === 'continue' && step.conditions.some(({ result }) => result === 'failed');
+}
+
+function describeSteps(group: readonly TraceStep[], options: ExplanationOptions): StepText {
+  const [step] = group;
+  const last = group.at(-1);
+  if (step === undefined || last === undefined) {
+    throw new RangeError('a group of steps is never empty');
+  }
+  if (group.length > 1 && step.place.kind === 'rule' && last.place.kind === 'rule') {
+    return {
+      index: `${step.index}-${last.index}`,
+      phase: step.phase,
+      place: `${formatChain(step.place)} rules ${step.place.rule ?? ''} to ${last.place.rule ?? ''}`,
+      decision: 'none matches',
+      styledDecision: 'none matches',
+      details: [],
+    };
+  }
+  const change = formatChange(step.before, step.after);
+  return {
+    index: String(step.index),
+    phase: step.phase,
+    place: formatPlace(step.place),
+    decision: formatDecision(step.decision, PLAIN_STYLE),
+    styledDecision: formatDecision(step.decision, options.style),
+    details: [...conditionLines(step, options), escapeText(step.reason), ...(change === '' ? [] : [change])],
+  };
 }
 
 /** The conditions that a reader needs: those that did not match or cannot be known, or all of them. */
 function conditionLines(step: TraceStep, options: ExplanationOptions): string[] {
   const shown = options.details ? step.conditions : step.conditions.filter(({ result }) => result === 'unknown');
-  return shown.map((condition) => `  ${formatCondition(condition, options.style)}`);
+  return shown.map((condition) => formatCondition(condition, options.style));
 }
 
 function formatCondition(condition: Condition, style: Style): string {
@@ -121,7 +185,7 @@ function formatPlace(place: Place): string {
     case 'conntrack':
       return `conntrack at ${place.hook}`;
     case 'rule':
-      return `${place.table} ${place.hook} ${escapeText(place.chain)} ${place.rule === null ? 'policy' : `rule ${place.rule}: ${escapeText(place.text)}`}`;
+      return `${formatChain(place)} ${place.rule === null ? 'policy' : `rule ${place.rule}: ${escapeText(place.text)}`}`;
     case 'program': {
       const line = place.source === null ? '' : ` at ${escapeText(place.source.file)}:${place.source.line}: ${escapeText(place.source.text.trim())}`;
       return `program ${escapeText(place.program)} (${escapeText(place.attachType)}, ${place.instructions} instructions)${line}`;
@@ -129,10 +193,12 @@ function formatPlace(place: Place): string {
   }
 }
 
-function formatDecision(decision: Decision, style: Style | undefined): string {
-  const good = (text: string): string => style?.good(text) ?? text;
-  const bad = (text: string): string => style?.bad(text) ?? text;
-  const warning = (text: string): string => style?.warning(text) ?? text;
+/** A table and chain, with the hook where the chain is not named after it. */
+function formatChain({ table, hook, chain }: RulePlace): string {
+  return chain === hook ? `${table} ${hook}` : `${table} ${hook} ${escapeText(chain)}`;
+}
+
+function formatDecision(decision: Decision, { good, bad, warning }: Style): string {
   switch (decision.kind) {
     case 'continue':
       return 'next';

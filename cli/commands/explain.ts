@@ -34,7 +34,7 @@ export const explainCommand: Command = {
     const text = flowText(context);
     const snapshot = await readSnapshot(context);
     const object = await context.readObject();
-    const explanation = await explain(snapshot, parseFlowText(snapshot, text), { object });
+    const explanation = explain(snapshot, parseFlowText(snapshot, text), { object });
     if (args.flag('json')) {
       await writeJson(output, explanation);
     } else {

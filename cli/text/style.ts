@@ -1,11 +1,11 @@
 /** Gives text a look on terminals that have colours. */
 export interface Style {
-  bold(text: string): string;
-  dim(text: string): string;
-  good(text: string): string;
-  warning(text: string): string;
-  bad(text: string): string;
-  accent(text: string): string;
+  readonly bold: (text: string) => string;
+  readonly dim: (text: string) => string;
+  readonly good: (text: string) => string;
+  readonly warning: (text: string) => string;
+  readonly bad: (text: string) => string;
+  readonly accent: (text: string) => string;
 }
 
 /** Leaves text as it is: for pipes, files and tests. */

@@ -2,7 +2,9 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import type { ChildProcessByStdio } from 'node:child_process';
 import { once } from 'node:events';
-import { readFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -10,6 +12,7 @@ import type { AccelerationInfo, DecisionCounters, DecisionEvent, TurnOffReport }
 import type { DoctorReport } from '../../agent/protocol/doctor.ts';
 import type { WireError } from '../../agent/protocol/errors.ts';
 import type { LinkInfo, ProgramInfo } from '../../agent/protocol/kernelObjects.ts';
+import type { Explanation } from '../../agent/protocol/trace.ts';
 import type { MapListing } from '../../cli/mapTable.ts';
 import { createLab } from '../lab/lab.ts';
 import type { Lab } from '../lab/lab.ts';
@@ -108,11 +111,34 @@ test('a reader that goes early is no failure', async () => {
 });
 
 test('explain answers on the simulated node without any privilege', async () => {
-  const { code, output, notes } = await run('explain', '--simulated', 'pod-a', 'pod-b:8080');
-  assert.equal(notes, '');
-  assert.equal(code, 0);
-  const golden = new URL('explainSimulated.golden.txt', import.meta.url);
-  assert.equal(output, await readFile(golden, 'utf8'));
+  const text = await run('explain', '--simulated', 'pod-a', 'pod-b:8080');
+  assert.equal(text.notes, '');
+  assert.equal(text.code, 0);
+  for (const line of [/^The iptables path \(predicted\): delivered\./m, /^The sockops path \(predicted\): delivered\./m, /^Cost +iptables +sockops$/m]) {
+    assert.match(text.output, line);
+  }
+  const { output } = await run('explain', '--simulated', 'pod-a', 'pod-b:8080', '--json');
+  const { iptables, sockops } = JSON.parse(output) as Explanation;
+  const destination = { address: '10.244.1.3', port: 8080 };
+  for (const trace of [iptables, sockops]) {
+    assert.deepEqual(trace.legs.map(({ server }) => server?.address.port), [15_001, 15_006, 8080]);
+    assert.deepEqual(trace.legs.slice(0, 2).map(({ originalDestination }) => originalDestination), [destination, destination]);
+  }
+  assert.deepEqual(iptables.legs.map(({ data }) => data), ['tcp', 'tcp', 'tcp']);
+  assert.deepEqual(sockops.legs.map(({ data }) => data), ['socket-to-socket', 'socket-to-socket', 'socket-to-socket']);
+});
+
+test('a snapshot of the simulated node explains offline as the node itself', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'meshpath-cli-test-'));
+  try {
+    const file = join(folder, 'node.json');
+    assert.equal((await run('snapshot', '--simulated', '--output', file)).code, 0);
+    const offline = await run('explain', '--snapshot', file, 'pod-a', 'pod-b:8080', '--json');
+    const online = await run('explain', '--simulated', 'pod-a', 'pod-b:8080', '--json');
+    assert.deepEqual(JSON.parse(offline.output), JSON.parse(online.output));
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
 });
 
 test('the doctor looks at the real kernel, and its exit code says the verdict', { skip }, async () => {
