@@ -2,6 +2,7 @@ import { isIpv4 } from '../../agent/protocol/ipAddress.ts';
 import { inputError, MeshpathError } from '../../agent/protocol/errors.ts';
 import type { Flow, FlowSource } from '../../agent/protocol/trace.ts';
 import type { World, WorldNamespace } from '../world/world.ts';
+import { isAtOrBelow } from './acceleratedPods.ts';
 
 /** Throws NOT_SUPPORTED where a flow is not TCP over IPv4, and INPUT_INVALID where its parts contradict each other. */
 export function checkFlow(flow: Flow): void {
@@ -32,10 +33,15 @@ export function findSourceNamespace(world: World, source: FlowSource): WorldName
   return namespace;
 }
 
-/** Names the process of a flow: by a socket of the same cgroup and user where the snapshot has one. Untrusted text. */
+/**
+ * Names the process of a flow: by the sockets of the same cgroup (or one below it) and user, where the snapshot has such
+ * and they all belong to the same program; else by its user. Untrusted text.
+ */
 export function describeSource(namespace: WorldNamespace, source: FlowSource): string {
-  const sameOwner = namespace.state.sockets.find((socket) => socket.uid === source.uid && socket.owner !== null && (source.cgroup === null || socket.owner.cgroup === source.cgroup));
-  const folder = source.cgroup?.split('/').at(-1);
-  const name = sameOwner?.owner?.command ?? (folder === undefined || folder === '' || folder === namespace.title ? `process of user ${source.uid}` : folder);
-  return `${name} in ${namespace.title}`;
+  const { cgroup, uid } = source;
+  const owners = namespace.state.sockets.flatMap((socket) => (socket.uid === uid && socket.owner !== null ? [socket.owner] : []));
+  const same = owners.filter((owner) => cgroup === null || (owner.cgroup !== null && isAtOrBelow(owner.cgroup, cgroup)));
+  const commands = new Set(same.map((owner) => owner.command));
+  const [command] = commands;
+  return `${commands.size === 1 && command !== undefined ? command : `process of user ${uid}`} in ${namespace.title}`;
 }

@@ -203,7 +203,7 @@ function collectWords(build: (words: readonly string[]) => Target): TargetReader
   return {
     takeOption: (reader) => {
       const option = reader.peek()?.text;
-      if (option === undefined || !option.startsWith('--')) {
+      if (option?.startsWith('--') !== true) {
         return false;
       }
       words.push(reader.take('an option').text);

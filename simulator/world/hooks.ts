@@ -122,6 +122,9 @@ function runTable(context: HookContext, hook: Hook, table: Table, packet: Flying
     });
   }
   applyNotes(context, packet, result.notes);
+  if (result.verdict.kind === 'reject') {
+    context.assumptions.add('The answer of REJECT is taken to reach the one who connects.');
+  }
   return toStageVerdict(result.verdict, step, result.visits.at(-1));
 }
 

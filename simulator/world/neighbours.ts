@@ -24,7 +24,7 @@ export interface Bridge {
  */
 export function findNeighbour(world: World, namespace: WorldNamespace, device: string, nextHop: IpAddress): Neighbour {
   const link = findLink(namespace, device);
-  if (link === undefined || !link.up) {
+  if (link?.up !== true) {
     return { kind: 'nobody', reason: `the device ${device} of ${namespace.title} is ${link === undefined ? 'missing' : 'down'}` };
   }
   switch (link.kind) {
@@ -92,7 +92,8 @@ function findOwner(world: World, from: WorldNamespace, address: IpAddress): Neig
 
 function findPeer(world: World, link: NetworkLink): { namespace: WorldNamespace; link: NetworkLink } | undefined {
   const { peer } = link;
-  const namespace = peer?.namespace == null ? undefined : world.namespaces.get(peer.namespace);
+  const id = peer?.namespace ?? null;
+  const namespace = id === null ? undefined : world.namespaces.get(id);
   const other = namespace?.state.links.find((candidate) => candidate.index === peer?.index);
   return namespace === undefined || other === undefined ? undefined : { namespace, link: other };
 }

@@ -13,6 +13,7 @@ import { scanProcesses } from '../../agent/snapshot/processScan.ts';
 import { joinPeers } from '../../agent/snapshot/takeSnapshot.ts';
 import { explainIptables } from '../../simulator/explain/iptablesPath.ts';
 import { readRuleSet } from '../../simulator/netfilter/readRuleSet.ts';
+import { RULE_SPELLINGS } from '../../simulator/netfilter/ruleSpellings.fixture.ts';
 import type { Rule } from '../../simulator/netfilter/ruleSet.ts';
 import { buildWorld } from '../../simulator/world/world.ts';
 import type { LabClient } from '../lab/client.ts';
@@ -98,6 +99,20 @@ describe('the simulator and the kernel agree', { skip, concurrency: false }, () 
   after(async () => {
     await lab.dispose();
     await waitForNothingLeft({ labId: lab.id });
+  });
+
+  test('iptables prints rules as the simulator does', async () => {
+    const pod = lab.pod(0);
+    const tables = [...new Set(RULE_SPELLINGS.map(({ table }) => table))];
+    const text = tables.map((table) => {
+      const rules = RULE_SPELLINGS.filter((spelling) => spelling.table === table).map(({ chain, written }) => `-A ${chain} ${written}\n`);
+      return `*${table}\n:NEXT - [0:0]\n${rules.join('')}COMMIT\n`;
+    });
+    await pod.run('iptables-restore', [], text.join(''));
+    const saved = (await pod.run('iptables-save', [])).split('\n');
+    for (const { chain, saved: expected } of RULE_SPELLINGS) {
+      assert.ok(saved.includes(`-A ${chain} ${expected}`), `${expected}\nis not in\n${saved.join('\n')}`);
+    }
   });
 
   for (const scenario of SCENARIOS) {
@@ -278,7 +293,7 @@ function matchedRule(step: TraceStep, namespace: NamespaceId): string | null {
 function compareConnections(trace: Trace, namespace: NetworkNamespace): void {
   for (const leg of trace.legs) {
     const { server, originalDestination } = leg;
-    if (server === null || server.namespace !== namespace.id || originalDestination === null) {
+    if (server?.namespace !== namespace.id || originalDestination === null) {
       continue;
     }
     const found = namespace.conntrack.filter(
