@@ -94,7 +94,8 @@ The iptables path (predicted): delivered. It reaches the server.
 
   Connection 1: application → sidecar
     app in pod-a (uid 1000) 10.77.0.11:40000 → sidecar of pod-a (uid 1337) 127.0.0.1:15001
-    client asked for 10.77.0.12:8080, sees its peer as 10.77.0.12:8080; server is told the original destination 10.77.0.12:8080; messages go through TCP
+    client asked for 10.77.0.12:8080, sees its peer as 10.77.0.12:8080; server is told the original destination
+    10.77.0.12:8080; messages go through TCP
     0  packet  nat OUTPUT ISTIO_OUTPUT rule 1: -A ISTIO_OUTPUT -s 127.0.0.6/32 -o lo -j RETURN  → next
                  The source address is not 127.0.0.6.
     1  packet  nat OUTPUT ISTIO_REDIRECT rule 1: -A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001 -m comment

@@ -43,7 +43,7 @@ function formatTrace(trace: Trace, options: ExplanationOptions): string[] {
   const title = trace.path === 'iptables' ? 'The iptables path' : 'The sockops path';
   return [
     `${style.bold(title)} ${style.dim(`(${trace.origin})`)}: ${formatOutcome(trace.outcome, style)}`,
-    ...trace.legs.flatMap((leg) => ['', ...formatLeg(leg, style), ...formatSteps(trace.steps.filter((step) => step.leg === leg.index), options)]),
+    ...trace.legs.flatMap((leg) => ['', ...formatLeg(leg, options), ...formatSteps(trace.steps.filter((step) => step.leg === leg.index), options)]),
   ];
 }
 
@@ -59,7 +59,8 @@ function formatOutcome(outcome: TraceOutcome, style: Style): string {
   }
 }
 
-function formatLeg(leg: TraceLeg, style: Style): string[] {
+function formatLeg(leg: TraceLeg, { style, width }: ExplanationOptions): string[] {
+  const columns = Math.max(30, Math.min(width, MAX_TEXT_WIDTH) - 4);
   const client = `${escapeText(leg.client.description)} (uid ${leg.client.uid}) ${formatEndpoint(leg.client.address)}`;
   const server =
     leg.server === null ? 'nobody' : `${escapeText(leg.server.description)} (uid ${leg.server.uid}) ${formatEndpoint(leg.server.address)}`;
@@ -71,8 +72,8 @@ function formatLeg(leg: TraceLeg, style: Style): string[] {
   const data = { tcp: 'messages go through TCP', 'socket-to-socket': 'messages go from socket to socket', none: 'no messages' }[leg.data];
   return [
     `  ${style.bold(`Connection ${leg.index + 1}: ${escapeText(leg.title)}`)}`,
-    `    ${client} → ${server}`,
-    `    ${style.dim(`client ${seen.join(', ')}; ${[...told, data].join('; ')}`)}`,
+    ...wrapText(`${client} → ${server}`, columns).map((line) => `    ${line}`),
+    ...wrapText(`client ${seen.join(', ')}; ${[...told, data].join('; ')}`, columns).map((line) => `    ${style.dim(line)}`),
   ];
 }
 

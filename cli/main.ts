@@ -1,6 +1,6 @@
 import { constants } from 'node:os';
 import { join } from 'node:path';
-import { version } from '../package.json';
+import { AGENT_VERSION } from '../agent/version.ts';
 import { EXIT_OK } from './command.ts';
 import { COMMANDS } from './commands.ts';
 import { connectNode, readProgramObject } from './connectNode.ts';
@@ -45,9 +45,9 @@ async function main(): Promise<void> {
     note: (line) => process.stderr.write(`${line}\n`),
     errorStyle: chooseStyle(process.stderr.isTTY, process.env),
     stop: stop.signal,
-    connect: (kind) => connectNode(kind, { agentFolder, version }),
+    connect: (kind) => connectNode(kind, { agentFolder, version: AGENT_VERSION }),
     readObject: () => readProgramObject(agentFolder),
-    version,
+    version: AGENT_VERSION,
   });
   await output.write('');
   process.exit(chooseExitCode(code, ending));

@@ -97,6 +97,28 @@ test('with --json every line is an object', async () => {
   assert.deepEqual(lines[1], { event });
 });
 
+test('decisions that come while acceleration is being turned on are printed after it', async () => {
+  const stop = new AbortController();
+  const fake = createFakeNode({
+    ...handlers,
+    turnAccelerationOn: (params, context) => {
+      fake.notify('decisions', { events: [event], lost: 0 });
+      return handlers.turnAccelerationOn?.(params, context) ?? Promise.reject(new Error('no handler'));
+    },
+  });
+  const { output } = await runCli([...words, '--json'], {
+    commands,
+    node: fake.node,
+    stop: stop.signal,
+    onWrite: (text) => {
+      if (text.startsWith('{"event"')) {
+        stop.abort();
+      }
+    },
+  });
+  assert.deepEqual(output.trimEnd().split('\n').map((line) => Object.keys(JSON.parse(line) as object)[0]), ['on', 'event', 'off']);
+});
+
 test('a stop before acceleration is on ends well with nothing on', async () => {
   const stop = new AbortController();
   const fake = createFakeNode({

@@ -104,19 +104,30 @@ function createPrinter({ arguments: args, output }: CommandContext, pods: PodNam
   let lost = 0;
   let waiting = 0;
   let written = Promise.resolve();
+  /** Decisions of before the line that says that acceleration is on; null once it was printed. */
+  let early: DecisionEvents[] | null = [];
   const print = (lines: readonly string[]): Promise<void> => (written = written.then(() => writeLines(output, lines)));
+  const printDecisions = (batch: DecisionEvents): void => {
+    const events = batch.events.slice(0, Math.max(0, MAX_WAITING_EVENTS - waiting));
+    const newlyLost = batch.lost + batch.events.length - events.length;
+    lost += newlyLost;
+    waiting += events.length;
+    const lostLine = isJson && newlyLost > 0 ? [JSON.stringify({ lost: newlyLost })] : [];
+    const lines = events.map((event) => (isJson ? JSON.stringify({ event }) : formatDecision(event, pods, output.style)));
+    void print([...lines, ...lostLine]).then(() => (waiting -= events.length));
+  };
   return {
     decisions: (batch) => {
-      const events = batch.events.slice(0, Math.max(0, MAX_WAITING_EVENTS - waiting));
-      const newlyLost = batch.lost + batch.events.length - events.length;
-      lost += newlyLost;
-      waiting += events.length;
-      const lostLine = isJson && newlyLost > 0 ? [JSON.stringify({ lost: newlyLost })] : [];
-      const lines = events.map((event) => (isJson ? JSON.stringify({ event }) : formatDecision(event, pods, output.style)));
-      void print([...lines, ...lostLine]).then(() => (waiting -= events.length));
+      if (early === null) {
+        printDecisions(batch);
+      } else {
+        early.push(batch);
+      }
     },
     turnedOn: (info) => {
       void print(isJson ? [JSON.stringify({ on: info })] : formatTurnedOn(info, output.style));
+      early?.forEach(printDecisions);
+      early = null;
     },
     turnedOff: (report, counters) =>
       print(isJson ? [JSON.stringify({ off: report, counters })] : formatTurnedOff(report, counters, lost, output.style)),
