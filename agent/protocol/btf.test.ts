@@ -165,6 +165,15 @@ describe('decodeValue', () => {
       ['counts', writer.array(u32, 2), 256, 0],
       ['choice', choice, 320, 0],
     ]);
+    const anonymous = writer.typedef('pair_t', writer.struct('', 4, [['one', u32, 0]]));
+    const constant = writer.add(10, '', writer.add(9, '', choice));
+    assert.deepEqual(
+      [anonymous, constant].map((id) => {
+        const value = decodeValue(parseBtf(writer.bytes()), id, new Uint8Array(4));
+        return value.kind === 'struct' ? value.typeName : value.kind;
+      }),
+      ['pair_t', 'union {…}'],
+    );
     const btf = parseBtf(writer.bytes());
     const bytes = new Uint8Array(48);
     bytes.set(new TextEncoder().encode('pod-a'), 0);

@@ -11,6 +11,7 @@ const MAX_PARTS = 4_096;
 /** The deepest nesting that is decoded. */
 const MAX_DEPTH = 32;
 const MAX_SAFE = BigInt(Number.MAX_SAFE_INTEGER);
+const MAX_PORT = 0xffff;
 
 /** Decodes one value of a fixed type. */
 export type ValueDecoder = (bytes: Uint8Array) => DecodedValue;
@@ -73,7 +74,7 @@ class Compiler {
   }
 
   #compile(typeId: number, field: string): PartDecoder {
-    const { type, typedefs } = resolveType(this.#btf, typeId);
+    const { id, type, typedefs } = resolveType(this.#btf, typeId);
     switch (type.kind) {
       case 'int':
         return this.#integer(type, typedefs, field);
@@ -87,7 +88,7 @@ class Compiler {
         return this.#array(type.type, type.length, field);
       case 'struct':
       case 'union':
-        return isAddressStruct(type) ? decodeAddress : this.#structure(typeName(this.#btf, typeId), type.members);
+        return isAddressStruct(type) ? decodeAddress : this.#structure(type.name === '' ? (typedefs[0] ?? typeName(this.#btf, id)) : typeName(this.#btf, id), type.members);
       case 'section':
         return this.#structure(
           type.name,
@@ -112,18 +113,23 @@ class Compiler {
       return decodeAddress;
     }
     if (networkOrder && type.size === 2 && !isOtherNetworkField(field)) {
-      return (bytes) => ({ kind: 'port', value: toPortNumber(Number(bigEndian(bytes))) });
+      return (bytes) => ({ kind: 'port', value: toPortNumber(smallNumber(bytes, false)) });
     }
-    if (networkOrder) {
-      return (bytes) => integerValue(bigEndian(bytes), type.size * 8, type);
-    }
-    if (isPortName(field) && (type.size === 2 || type.size === 4) && !type.boolean) {
+    const isLittle = this.#btf.littleEndian && !networkOrder;
+    if (!networkOrder && isPortName(field) && (type.size === 2 || type.size === 4) && !type.boolean) {
       return (bytes) => {
-        const value = Number(this.#unsigned(bytes));
-        return value <= 0xffff ? { kind: 'port', value: toPortNumber(value) } : { kind: 'number', value };
+        const value = smallNumber(bytes, isLittle);
+        return value <= MAX_PORT ? { kind: 'port', value: toPortNumber(value) } : { kind: 'number', value };
       };
     }
-    return (bytes) => integerValue(this.#unsigned(bytes), type.size * 8, type);
+    if (type.size <= 4 && !type.boolean) {
+      // Most of what maps hold: worth its own way around big numbers.
+      const shift = 32 - type.size * 8;
+      return type.signed
+        ? (bytes) => ({ kind: 'number', value: (smallNumber(bytes, isLittle) << shift) >> shift })
+        : (bytes) => ({ kind: 'number', value: smallNumber(bytes, isLittle) });
+    }
+    return (bytes) => integerValue(wideNumber(bytes, isLittle), type.size * 8, type);
   }
 
   #namesOf(type: Extract<BtfType, { kind: 'enum' }>): ReadonlyMap<bigint, string> {
@@ -208,7 +214,7 @@ class Compiler {
   }
 
   #unsigned(bytes: Uint8Array): bigint {
-    return this.#btf.littleEndian ? littleEndian(bytes) : bigEndian(bytes);
+    return wideNumber(bytes, this.#btf.littleEndian);
   }
 
   #text(bytes: Uint8Array): DecodedValue {
@@ -275,28 +281,25 @@ function extractBits(bytes: Uint8Array, offset: number, bits: number, isLittleEn
   const end = Math.ceil((offset + bits) / 8);
   const part = bytes.subarray(first, end);
   const shift = isLittleEndian ? offset - first * 8 : end * 8 - (offset + bits);
-  return BigInt.asUintN(bits, (isLittleEndian ? littleEndian(part) : bigEndian(part)) >> BigInt(shift));
+  return BigInt.asUintN(bits, wideNumber(part, isLittleEndian) >> BigInt(shift));
 }
 
-function littleEndian(bytes: Uint8Array): bigint {
-  if (bytes.length <= 4) {
-    let number = 0;
-    for (let index = bytes.length - 1; index >= 0; index -= 1) {
-      number = number * 256 + (bytes[index] ?? 0);
-    }
-    return BigInt(number);
-  }
-  let value = 0n;
-  for (let index = bytes.length - 1; index >= 0; index -= 1) {
-    value = (value << 8n) | BigInt(bytes[index] ?? 0);
+/** Reads up to 4 bytes. */
+function smallNumber(bytes: Uint8Array, isLittleEndian: boolean): number {
+  let value = 0;
+  for (let index = 0; index < bytes.length; index += 1) {
+    value = value * 256 + (bytes[isLittleEndian ? bytes.length - 1 - index : index] ?? 0);
   }
   return value;
 }
 
-function bigEndian(bytes: Uint8Array): bigint {
+/** Reads any number of bytes, 4 at a time. */
+function wideNumber(bytes: Uint8Array, isLittleEndian: boolean): bigint {
   let value = 0n;
-  for (const byte of bytes) {
-    value = (value << 8n) | BigInt(byte);
+  for (let done = 0; done < bytes.length; done += 4) {
+    const count = Math.min(4, bytes.length - done);
+    const part = isLittleEndian ? bytes.subarray(bytes.length - done - count, bytes.length - done) : bytes.subarray(done, done + count);
+    value = (value << BigInt(count * 8)) | BigInt(smallNumber(part, isLittleEndian));
   }
   return value;
 }

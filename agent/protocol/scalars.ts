@@ -57,11 +57,14 @@ export function parseUint64Text(text: string): bigint {
   return BigInt(toUint64Text(BigInt(text)));
 }
 
+/** The two digits of every byte: maps of tens of thousands of entries are written with it. */
+const HEX_PAIRS = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'));
+
 /** Gives bytes as hexadecimal text in memory order. */
 export function toHexText(bytes: Uint8Array): HexText {
   let text = '';
   for (const byte of bytes) {
-    text += byte.toString(16).padStart(2, '0');
+    text += HEX_PAIRS[byte] ?? '';
   }
   return text as HexText;
 }
