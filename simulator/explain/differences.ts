@@ -1,5 +1,5 @@
 import type { Endpoint, IpAddress } from '../../agent/protocol/scalars.ts';
-import type { Trace, TraceLeg } from '../../agent/protocol/trace.ts';
+import type { Trace, TraceCost, TraceLeg } from '../../agent/protocol/trace.ts';
 import { writeEndpoint } from '../world/conntrack.ts';
 
 /**
@@ -8,7 +8,9 @@ import { writeEndpoint } from '../world/conntrack.ts';
  */
 export function describeDifferences(iptables: Trace, sockops: Trace): readonly string[] {
   const seen = [...compareOutcome(iptables, sockops), ...compareLegs(iptables, sockops)];
-  const applications = seen.length > 0 ? seen : ['Both ways look the same to the applications: the same sockets take the connections, and the same addresses are seen.'];
+  const open = [iptables, sockops].some(({ outcome }) => outcome.result === 'depends');
+  const same = `${open ? 'As far as it can be told, both' : 'Both'} ways look the same to the applications: the same sockets take the connections, and the same addresses are seen.`;
+  const applications = seen.length > 0 ? seen : [same];
   return [...applications, ...compareData(iptables, sockops), ...compareCost(iptables, sockops)];
 }
 
@@ -16,7 +18,7 @@ function compareOutcome(iptables: Trace, sockops: Trace): string[] {
   if (iptables.outcome.result === sockops.outcome.result) {
     return [];
   }
-  return [`Over iptables the connection is ${outcomeText(iptables)}; over sockops it is ${outcomeText(sockops)}.`];
+  return [`On the iptables path the connection is ${outcomeText(iptables)}; on the sockops path it is ${outcomeText(sockops)}.`];
 }
 
 function outcomeText({ outcome }: Trace): string {
@@ -26,7 +28,7 @@ function outcomeText({ outcome }: Trace): string {
 
 function compareLegs(iptables: Trace, sockops: Trace): string[] {
   if (iptables.legs.length !== sockops.legs.length) {
-    return [`The flow is made of ${iptables.legs.length} TCP connection(s) over iptables and of ${sockops.legs.length} over sockops.`];
+    return [`The flow is made of ${plural(iptables.legs.length, 'TCP connection')} on the iptables path and of ${plural(sockops.legs.length, 'TCP connection')} on the sockops path.`];
   }
   return iptables.legs.flatMap((leg, index) => {
     const other = sockops.legs[index];
@@ -44,18 +46,18 @@ function comparePeers(leg: TraceLeg, iptables: IpAddress, sockops: IpAddress): s
   if (leg.server === null || iptables === sockops) {
     return [];
   }
-  return [`${leg.server.description} sees ${leg.client.description} come from ${iptables} over iptables and from ${sockops} over sockops.`];
+  return [`${leg.server.description} sees ${leg.client.description} come from ${iptables} on the iptables path and from ${sockops} on the sockops path.`];
 }
 
 function compareLeg(iptables: TraceLeg, sockops: TraceLeg): string[] {
   const client = iptables.client.description;
   const server = iptables.server?.description ?? 'the server';
   const sentence = (what: string, left: Endpoint | null, right: Endpoint | null): string[] =>
-    endpointText(left) === endpointText(right) ? [] : [`${what} ${endpointText(left)} over iptables and ${endpointText(right)} over sockops.`];
+    endpointText(left) === endpointText(right) ? [] : [`${what} ${endpointText(left)} on the iptables path and ${endpointText(right)} on the sockops path.`];
   return [
     ...(iptables.server?.description === sockops.server?.description
       ? []
-      : [`${client} is connected to ${iptables.server?.description ?? 'nobody'} over iptables and to ${sockops.server?.description ?? 'nobody'} over sockops.`]),
+      : [`${client} is connected to ${iptables.server?.description ?? 'nobody'} on the iptables path and to ${sockops.server?.description ?? 'nobody'} on the sockops path.`]),
     ...sentence(`getpeername tells ${client}`, iptables.peerSeenByClient, sockops.peerSeenByClient),
     ...sentence(`SO_ORIGINAL_DST tells ${server}`, iptables.originalDestination, sockops.originalDestination),
     ...(iptables.server !== null && sockops.server !== null ? sentence(`The connection of ${server} is at`, iptables.server.address, sockops.server.address) : []),
@@ -67,28 +69,30 @@ function endpointText(endpoint: Endpoint | null): string {
 }
 
 function compareData(iptables: Trace, sockops: Trace): string[] {
-  const direct = (trace: Trace): number => trace.legs.filter((leg) => leg.data === 'socket-to-socket').length;
-  if (direct(iptables) === direct(sockops)) {
-    return [];
-  }
-  return [
-    `Messages go straight from socket to socket on ${direct(sockops)} of ${sockops.legs.length} connection(s) over sockops; over iptables on ${direct(iptables)} of ${iptables.legs.length}.`,
-  ];
+  const direct = (trace: Trace): string => {
+    const count = trace.legs.filter((leg) => leg.data === 'socket-to-socket').length;
+    return `${count} of ${plural(trace.legs.length, 'connection')}`;
+  };
+  return direct(iptables) === direct(sockops) ? [] : [`Messages go straight from socket to socket on ${direct(sockops)} on the sockops path, and on ${direct(iptables)} on the iptables path.`];
 }
 
-const COSTS = [
-  ['hooksPerMessage', 'One message meets', 'netfilter hook(s)'],
-  ['stackTraversalsPerMessage', 'One message goes down and up the TCP/IP stack', 'time(s)'],
-  ['tablesVisited', 'To open the connections,', 'table(s) of iptables are asked'],
-  ['rulesCompared', 'To open the connections,', 'rule(s) of iptables are compared'],
-  ['conntrackEntries', 'The connections take', 'entries of connection tracking'],
-  ['bpfInstructions', 'To open the connections and send a message,', 'BPF instruction(s) run'],
-] as const;
+const COSTS: readonly { readonly field: keyof TraceCost; readonly write: (count: number) => string; readonly when: string }[] = [
+  { field: 'hooksPerMessage', when: 'One message meets', write: (count) => plural(count, 'netfilter hook') },
+  { field: 'stackTraversalsPerMessage', when: 'One message goes down and up the TCP/IP stack', write: (count) => plural(count, 'time') },
+  { field: 'tablesVisited', when: 'Opening the connections asks', write: (count) => plural(count, 'iptables table') },
+  { field: 'rulesCompared', when: 'Opening the connections compares', write: (count) => plural(count, 'iptables rule') },
+  { field: 'conntrackEntries', when: 'The connections take', write: (count) => (count === 1 ? '1 entry of connection tracking' : `${count} entries of connection tracking`) },
+  { field: 'bpfInstructions', when: 'Opening the connections and sending a message runs', write: (count) => plural(count, 'BPF instruction') },
+];
 
 function compareCost(iptables: Trace, sockops: Trace): string[] {
-  return COSTS.flatMap(([field, before, after]) => {
+  return COSTS.flatMap(({ field, when, write }) => {
     const left = iptables.cost[field];
     const right = sockops.cost[field];
-    return left === right ? [] : [`${before} ${left} ${after} over iptables, ${right} over sockops.`];
+    return left === right ? [] : [`${when} ${write(left)} on the iptables path and ${write(right)} on the sockops path.`];
   });
+}
+
+function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`;
 }
