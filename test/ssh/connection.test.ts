@@ -309,8 +309,8 @@ describe('connecting to an OpenSSH server', { skip: missingForSshServer() }, () 
 describe('against a server of our own', () => {
   // ssh2 takes a promise of a verifier for a yes: only a verifier that waits for the answer can pass these.
   for (const [name, confirmHostKey] of [
-    ['no after a while', async () => new Promise<boolean>((resolve) => setTimeout(() => { resolve(false); }, 30))],
-    ['an error after a while', async () => new Promise<boolean>((_, reject) => setTimeout(() => { reject(new Error('closed')); }, 30))],
+    ['no after a while', async () => new Promise<boolean>((resolve) => setTimeout(() => { resolve(false); }, 300))],
+    ['an error after a while', async () => new Promise<boolean>((_, reject) => setTimeout(() => { reject(new Error('closed')); }, 300))],
   ] as const) {
     test(`host key: ${name} never leads to a login`, async (t) => {
       const folder = await mkdtemp(join(tmpdir(), 'meshpath-ssh2-'));
