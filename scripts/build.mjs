@@ -67,7 +67,8 @@ function listBundles({ minify }) {
   };
   const pages = listPages();
   return [
-    { ...onNode, entryPoints: ['extension/extension.ts'], outfile: 'dist/extension.cjs', external: ['vscode'] },
+    { ...onNode, entryPoints: ['extension/extension.ts'], outfile: 'dist/extension.cjs', external: ['vscode'], plugins: [noNativeCode, loadConnectedLater] },
+    { ...onNode, entryPoints: ['extension/connected.ts'], outfile: 'dist/connected.cjs' },
     { ...onNode, entryPoints: ['agent/main.ts'], outfile: 'dist/agent/agent.cjs' },
     { ...onNode, entryPoints: ['cli/main.ts'], outfile: 'dist/cli.cjs', banner: { js: '#!/usr/bin/env node' } },
     { ...common, platform: 'browser', target: 'es2022', format: 'esm', entryPoints: ['simulator/node.ts'], outfile: 'dist/simulator.js' },
@@ -82,6 +83,18 @@ function listPages() {
     .filter((name) => /\.page\.(m?ts|css)$/.test(name))
     .map((name) => `${folder}/${name}`);
 }
+
+/**
+ * Leaves what only connecting needs (SSH, the simulator, explaining) out of the extension's own bundle, so that VS Code
+ * does not have to read it when it starts.
+ * @type {import('esbuild').Plugin}
+ */
+const loadConnectedLater = {
+  name: 'load-connected-later',
+  setup(builder) {
+    builder.onResolve({ filter: /\/connected\.ts$/ }, ({ kind }) => (kind === 'dynamic-import' ? { path: './connected.cjs', external: true } : undefined));
+  },
+};
 
 /**
  * Keeps native code out of the bundles: the optional native parts of ssh2 answer as if they were not installed, for which ssh2 has

@@ -13,6 +13,7 @@ const loaded = [
   'LICENSE',
   'THIRD_PARTY_NOTICES',
   'dist/extension.cjs',
+  'dist/connected.cjs',
   'dist/cli.cjs',
   'dist/bpf/meshpath.bpf.o',
   'dist/agent/agent.cjs',

@@ -71,8 +71,12 @@ export interface WireError {
   readonly remedy: string;
 }
 
-/** The one error class of Meshpath. */
+/** What every MeshpathError carries. Registered, so that bundles with a class of their own each know the others' errors. */
+const BRAND = Symbol.for('meshpath.error');
+
+/** The one error class of Meshpath. `instanceof` holds between bundles of one process too. */
 export class MeshpathError extends Error implements WireError {
+  readonly [BRAND] = true;
   readonly code: ErrorCode;
   readonly reason: string;
   readonly remedy: string;
@@ -83,6 +87,10 @@ export class MeshpathError extends Error implements WireError {
     this.code = error.code;
     this.reason = error.reason;
     this.remedy = error.remedy;
+  }
+
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    return typeof value === 'object' && value !== null && BRAND in value;
   }
 
   /** Says whether `error` is a MeshpathError, and one of this code where one is given. */

@@ -41,5 +41,5 @@ export function spellEvent(event: DecisionEvent): string {
     event.uid === null ? '' : `user ${event.uid}`,
   ].filter((note) => note !== '');
   const tuple = `${spell(event.local)} → ${spell(event.remote)}`;
-  return `${seconds.padStart(14)}  ${event.hook.padEnd(11)}  ${tuple.padEnd(45)}  ${REASON_TEXTS[event.reason]}${notes.length === 0 ? '' : ` (${notes.join(', ')})`}`;
+  return `${seconds.padStart(14)}  ${event.hook.padEnd(12)}  ${tuple.padEnd(42)}  ${REASON_TEXTS[event.reason]}${notes.length === 0 ? '' : ` (${notes.join(', ')})`}`;
 }

@@ -78,8 +78,7 @@ function toTreeItem(row: TreeRow): vscode.TreeItem {
         ? vscode.TreeItemCollapsibleState.Expanded
         : vscode.TreeItemCollapsibleState.Collapsed;
   const item = new vscode.TreeItem(row.label, state);
-  // A row that changes between open and closed by itself must be another row to VS Code, which remembers by id.
-  item.id = row.kind.startsWith('node.') ? `${row.id}#${row.kind}` : row.id;
+  item.id = row.id;
   item.contextValue = row.kind;
   item.tooltip = row.tooltip ?? '';
   if (row.description !== undefined) {

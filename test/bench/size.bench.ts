@@ -6,7 +6,7 @@ import { dist } from '../../scripts/paths.mjs';
 import type { Bench } from './bench.ts';
 
 /** What is delivered, minified: the bench script builds it so. The baseline of a bundle is itself compressed, as it travels. */
-const bundles = ['extension.cjs', 'cli.cjs', 'simulator.js', 'agent/agent.cjs', 'agent/meshpath.bpf.o', ...listPages()];
+const bundles = ['extension.cjs', 'connected.cjs', 'cli.cjs', 'simulator.js', 'agent/agent.cjs', 'agent/meshpath.bpf.o', ...listPages()];
 
 function listPages(): string[] {
   const folder = join(dist, 'webviews');

@@ -6,12 +6,13 @@ const ACTOR = { width: 148, height: 48, pitch: 252 } as const;
 const MARGIN = 34;
 const LIMB = 60;
 const STATION = { width: 104, height: 30, gap: 10 } as const;
-const ARC_TOP = 34;
+const ARC_TOP = 30;
 const ACTOR_TOP = 132;
 const STACK_TOP = ACTOR_TOP + ACTOR.height + 34;
 /** How far the wire between namespaces runs below their boxes; inside of one it stays above its border. */
 const BELOW_NAMESPACE = 22;
 const MAX_LABEL = 22;
+const MAX_ARC_LINES = 3;
 
 function shorten(text: string, length = MAX_LABEL): string {
   return text.length <= length ? text : `${text.slice(0, length - 1)}…`;
@@ -172,6 +173,21 @@ function createStackLeg(leg: DiagramLeg, inside: boolean, geometry: Geometry, na
   );
 }
 
+/** Puts the names of programs into as few lines as fit below an arc. */
+function fillLines(names: readonly string[]): readonly string[] {
+  const lines: string[] = [];
+  for (const name of names) {
+    const last = lines.at(-1);
+    const longer = last === undefined ? undefined : `${last} · ${name}`;
+    if (longer !== undefined && longer.length <= MAX_LABEL + 4) {
+      lines[lines.length - 1] = longer;
+    } else if (lines.length < MAX_ARC_LINES) {
+      lines.push(shorten(name));
+    }
+  }
+  return lines;
+}
+
 function createUpperLeg(leg: DiagramLeg, geometry: Geometry, select: (path: PathKind, leg: number) => void): SVGElement {
   const start = geometry.centre(leg.from) + LIMB / 2;
   const end = leg.to === null ? start + ACTOR.pitch - LIMB : geometry.centre(leg.to) - LIMB / 2;
@@ -190,6 +206,8 @@ function createUpperLeg(leg: DiagramLeg, geometry: Geometry, select: (path: Path
     svg('path', { class: 'wire', d: route, 'marker-end': `url(#arrow-${jumps ? 'jump' : 'plain'})` }),
     ...(jumps ? [svg('circle', { class: 'packet', r: 5 }, svg('animateMotion', { dur: '1.1s', repeatCount: 'indefinite', path: route }))] : []),
     svg('text', { class: 'arc-label', 'aria-hidden': true, x: middle, y: jumps ? 22 : 62 }, title),
-    svg('text', { class: 'arc-detail', 'aria-hidden': true, x: middle, y: jumps ? 38 : 77 }, shorten(leg.programs.map((name) => name.replace(/^meshpath_/, '')).join(' → '), 40)),
+    ...fillLines(leg.programs.map((name) => name.replace(/^meshpath_/, ''))).map((line, index) =>
+      svg('text', { class: 'arc-detail', 'aria-hidden': true, x: middle, y: (jumps ? 62 : 77) + index * 14 }, line),
+    ),
   );
 }

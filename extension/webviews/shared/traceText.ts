@@ -44,7 +44,7 @@ export function describePlace(place: Place): PlaceText {
     case 'program': {
       const { source } = place;
       return {
-        title: `${place.attachType} · ${place.program}${source === null ? '' : ` · ${source.file}:${source.line}`}`,
+        title: `${place.attachType} · ${place.program}${source === null ? '' : ` · ${source.file.replace(/^\.\//, '')}:${source.line}`}`,
         code: source === null || source.text.trim() === '' ? null : source.text.trim(),
       };
     }
