@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { MeshpathError } from '../../agent/protocol/errors.ts';
+import type { MeshpathError } from '../../agent/protocol/errors.ts';
 import { createEnvironment, createPrompts } from '../../test/ssh/surroundings.ts';
 import { createHostVerifier } from './hostKeyVerifier.ts';
 import type { HostConfig } from './sshConfig.ts';
