@@ -1,0 +1,84 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { DECISION_REASONS, type DecisionEvent } from '../../agent/protocol/acceleration.ts';
+import { MeshpathError, cancelledError, inputError, toMeshpathError } from '../../agent/protocol/errors.ts';
+import type { IpAddress, PortNumber, Uint64Text } from '../../agent/protocol/scalars.ts';
+import { escapeMarkdown, writeDoctorDocument } from './doctorDocument.ts';
+import { describeError } from './errorNotice.ts';
+import { spellEvent } from './eventText.ts';
+import { readEndpoint } from './flowChoices.ts';
+import { readTargetKey, targetKey } from './nodeDirectory.ts';
+import { describeStatus } from './statusText.ts';
+
+test('an error becomes a text with what to do and buttons that help', () => {
+  const changed = new MeshpathError({ code: 'HOST_KEY_MISMATCH', message: 'The key changed.', reason: 'r', remedy: 'Forget it.' });
+  const buttons = (error: MeshpathError, canRetry: boolean): string[] => describeError(error, canRetry)?.buttons.map((button) => button.title) ?? [];
+  assert.deepEqual(
+    {
+      text: describeError(changed, true)?.text,
+      changed: buttons(changed, true),
+      input: buttons(inputError('m', 'r', 'd'), true),
+      cancelled: describeError(cancelledError('x'), true),
+      unknown: describeError(toMeshpathError(new Error('boom')), false)?.text.includes('boom'),
+    },
+    { text: 'The key changed. Forget it.', changed: ['Forget Host Key…', 'Show Log'], input: ['Retry', 'Show Log'], cancelled: undefined, unknown: true },
+  );
+});
+
+test('text of a node stays text in the report of the doctor', () => {
+  const evil = '[x](command:evil) <img src=x> `a` | **b**\n# c';
+  assert.doesNotMatch(escapeMarkdown(evil), /(?<!\\)[[\]()`|*#<>\n]/);
+  const report = writeDoctorDocument('node', { verdict: 'safe', summary: evil, at: '', checks: [{ id: 'i', title: evil, result: 'failed', found: evil, problem: { code: 'INTERNAL', message: evil, reason: evil, remedy: evil } }] });
+  assert.doesNotMatch(report, /\[x\]|<img/);
+  assert.equal(report.split('\n').filter((line) => line.startsWith('|')).length, 3);
+});
+
+test('every reason of a decision has words, and a line holds the tuple', () => {
+  const event = (reason: DecisionEvent['reason']): DecisionEvent => ({
+    bootNanoseconds: '1234567890123' as Uint64Text,
+    hook: 'sk_msg',
+    reason,
+    errno: 0,
+    socketCookie: '1' as Uint64Text,
+    cgroupId: '1' as Uint64Text,
+    netnsCookie: '1' as Uint64Text,
+    uid: 1337,
+    local: { address: '10.0.0.1' as IpAddress, port: 1 as PortNumber },
+    remote: { address: 'fd00::2' as IpAddress, port: 2 as PortNumber },
+    original: null,
+    bytes: 64,
+  });
+  const lines = DECISION_REASONS.map((reason) => spellEvent(event(reason)));
+  assert.equal(new Set(lines).size, DECISION_REASONS.length);
+  assert.ok(lines.every((line) => line.startsWith('   1234.567890  sk_msg') && line.includes('10.0.0.1:1 → [fd00::2]:2') && line.endsWith('(64 bytes, user 1337)')), lines[0]);
+});
+
+test('endpoints are read as people write them, and nothing else is', () => {
+  assert.deepEqual(readEndpoint(' 10.0.0.1:80 '), { address: '10.0.0.1', port: 80 });
+  assert.deepEqual(readEndpoint('[fd00::1]:443'), { address: 'fd00::1', port: 443 });
+  for (const text of ['', '10.0.0.1', '10.0.0.1:0', '10.0.0.1:65536', 'fd00::1:443', 'example.org:80', '10.0.0.300:80', '10.0.0.1:8a']) {
+    assert.throws(() => readEndpoint(text), (error: unknown) => MeshpathError.is(error, 'INPUT_INVALID'), text);
+  }
+});
+
+test('the status bar counts nodes and accelerated pods', () => {
+  const status = (phases: readonly Parameters<typeof describeStatus>[0][number]['phase'][], pods = 0): string | undefined =>
+    describeStatus(
+      phases.map((phase) => ({
+        label: 'n',
+        phase,
+        accelerations: pods === 0 ? [] : [{ profile: 'istio', pods: Array.from({ length: pods }, () => ({ cgroup: '/a' as never, addresses: [] })), since: '', programIds: [], mapIds: [], linkIds: [] }],
+      })),
+    )?.spoken;
+  assert.deepEqual(
+    [status([]), status(['closed']), status(['ready', 'deploying']), status(['ready', 'ready']), status(['ready'], 2)],
+    [undefined, 'Meshpath: not connected', 'Meshpath: connecting…', 'Meshpath: 2 nodes', 'Meshpath: 1 node, accelerating 2 pods'],
+  );
+});
+
+test('a target survives being a key', () => {
+  for (const target of [{ kind: 'simulated' }, { kind: 'thisMachine' }, { kind: 'ssh', host: 'me@[::1]:22' }] as const) {
+    assert.deepEqual(readTargetKey(targetKey(target)), target);
+  }
+  assert.deepEqual(['ssh:', '', 'other'].map(readTargetKey), [undefined, undefined, undefined]);
+});
