@@ -27,7 +27,10 @@ export async function takeInventory() {
 export async function findLeftovers(before, runName) {
   const processes = await settledProcesses(runName);
   const known = new Set(before.map(({ kind, name }) => `${kind} ${name}`));
-  const after = (await takeInventory()).map(({ kind, name }) => `${kind} ${name}`).filter((line) => !known.has(line));
+  const after = (await takeInventory())
+    .filter(({ name }) => !belongsToAnotherRun(name, runName))
+    .map(({ kind, name }) => `${kind} ${name}`)
+    .filter((line) => !known.has(line));
   for (const { id } of processes) {
     try {
       process.kill(id, 'SIGKILL');
@@ -36,6 +39,17 @@ export async function findLeftovers(before, runName) {
     }
   }
   return [...after, ...processes.map(({ id, command }) => `process ${String(id)} ${command}`)];
+}
+
+/**
+ * Tests put the id of their process into the names that they make: where that process still runs and is none of this run, another
+ * run at the same time owns the thing.
+ * @param {string} name
+ * @param {string} runName
+ */
+function belongsToAnotherRun(name, runName) {
+  const owner = /meshpath[a-z-]*-(\d+)-/.exec(name)?.[1];
+  return owner !== undefined && existsSync(`/proc/${owner}`) && !read(`/proc/${owner}/environ`).split('\0').includes(`MESHPATH_TEST_RUN=${runName}`);
 }
 
 /**

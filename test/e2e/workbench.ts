@@ -160,15 +160,21 @@ export async function answerInput(page: Page, prompt: string, value: string): Pr
   await box.waitFor({ state: 'hidden' });
 }
 
-/** Opens a view container by its title in the activity bar; leaves it alone if it is open. */
+/**
+ * Opens a view container by its title in the activity bar; leaves it alone if it is open. The item toggles: where something else
+ * opens the same container at the same moment, a click closes it again, so what came of it is looked at.
+ */
 export async function openSidebar(page: Page, title: string): Promise<void> {
   const item = page.locator('.activitybar .action-item', { has: page.locator(`a.action-label[aria-label^="${title}"]`) }).first();
+  const heading = page.locator('.part.sidebar .composite.title, .part.sidebar .title-label').filter({ hasText: title }).first();
   await item.waitFor();
-  const open = await item.evaluate((element) => element.classList.contains('checked') && (document.querySelector<HTMLElement>('.part.sidebar')?.offsetWidth ?? 0) > 0);
-  if (!open) {
+  for (let turn = 0; !(await heading.isVisible()); turn++) {
+    if (turn === 10) {
+      throw new Error(`the view container ${title} did not open`);
+    }
     await item.click();
+    await page.waitForTimeout(700);
   }
-  await page.locator('.part.sidebar .composite.title, .part.sidebar .title-label').filter({ hasText: title }).first().waitFor();
 }
 
 /** The pane of a view, by the start of the view's name. */
