@@ -65,7 +65,7 @@ export function chooseNodeRuntime(findings: Findings, configuredPath: string | u
   if (chosen !== undefined) {
     return chosen;
   }
-  const remedy = `${describeInstallation(findings)} Or set “meshpath.remoteNodePath” to a Node.js ${MIN_NODE_MAJOR} or newer on the node.`;
+  const remedy = `${describeInstallation(findings)} Or set “meshpath.node.path” to a Node.js ${MIN_NODE_MAJOR} or newer on the node.`;
   const newest = found.toSorted((a, b) => majorOf(b) - majorOf(a))[0];
   if (newest !== undefined) {
     throw new MeshpathError({
