@@ -6,7 +6,7 @@ import { cancelledError, inputError, MeshpathError } from '../protocol/errors.ts
 import { MAX_PAGE_ENTRIES } from '../protocol/mapEntries.ts';
 import type { MapEntry, MapPage, TypedBytes } from '../protocol/mapEntries.ts';
 import { parseHexText, toHexText } from '../protocol/scalars.ts';
-import type { MapId } from '../protocol/scalars.ts';
+import type { HexText, MapId } from '../protocol/scalars.ts';
 import type { ValueDecoder } from '../protocol/btfValues.ts';
 import type { RawMap } from '../libbpf/introspection.ts';
 import type { Libbpf } from '../libbpf/library.ts';
@@ -22,7 +22,7 @@ const BUCKET_TYPES: ReadonlySet<string> = new Set(['hash', 'lru_hash', 'percpu_h
 const PER_CPU_TYPES: ReadonlySet<string> = new Set(['percpu_hash', 'percpu_array', 'lru_percpu_hash', 'percpu_cgroup_storage']);
 /** Raw bytes of a page; in hexadecimal and decoded it is several times as much, and still far below a frame. */
 const MAX_PAGE_BYTES = 4 * 1024 * 1024;
-const ENTRIES_PER_TURN = 256;
+const ENTRIES_PER_TURN = 1_000;
 /** Keys that a cursor carries, so that reading goes on where the last of them was deleted meanwhile. */
 const CURSOR_KEYS = 8;
 const MAX_CURSOR_CHARACTERS = 16_384;
@@ -35,13 +35,15 @@ type Cursor =
   /** Key by key: the keys given last, latest first. */
   | { readonly map: number; readonly keys: readonly string[]; readonly restarts: number };
 
-interface RawEntry {
-  readonly key: Uint8Array;
-  readonly value: Uint8Array;
+/** Entries as the kernel gives them: all keys one behind the other, and all values. */
+interface RawEntries {
+  readonly count: number;
+  readonly keys: Uint8Array;
+  readonly values: Uint8Array;
 }
 
 interface RawPage {
-  readonly entries: readonly RawEntry[];
+  readonly entries: RawEntries;
   readonly next: Cursor | null;
   readonly changed: boolean;
 }
@@ -74,14 +76,9 @@ export async function readMapPage(
   const reader = new MapReader(libbpf, fd, map, valueBytes, signal);
   const start = request.cursor === null ? null : parseCursor(request.cursor, map);
   const page = await reader.read(start, limit, BUCKET_TYPES.has(type), BATCH_TYPES.has(type));
-  const entries: MapEntry[] = [];
-  for (const [index, entry] of page.entries.entries()) {
-    if (index % ENTRIES_PER_TURN === ENTRIES_PER_TURN - 1) {
-      await nextTurn();
-      reader.checkCancelled();
-    }
-    entries.push(describeEntry(entry, map, cpus, typing));
-  }
+  const entries = await describeEntries(page.entries, map, { valueBytes, cpus }, typing, () => {
+    reader.checkCancelled();
+  });
   return {
     mapId: map.id as MapId,
     entries,
@@ -136,29 +133,29 @@ class MapReader {
       if (batch === undefined) {
         return undefined;
       }
-      const entries = batch.entries.slice(skip, skip + limit);
-      const isWhole = skip + limit >= batch.entries.length;
+      const count = Math.max(0, Math.min(limit, batch.count - skip));
+      const entries = {
+        count,
+        keys: batch.keys.subarray(skip * this.#map.keyBytes, (skip + count) * this.#map.keyBytes),
+        values: batch.values.subarray(skip * this.#valueBytes, (skip + count) * this.#valueBytes),
+      };
+      const isWhole = skip + limit >= batch.count;
       const next: Cursor | null = isWhole
         ? batch.next === null
           ? null
           : { map: this.#map.id, batch: batch.next, skip: 0 }
         : { map: this.#map.id, batch: token, skip: skip + limit };
-      return { entries, next, changed: hasBuckets && this.#hasChanged(token, room, batch.entries) };
+      return { entries, next, changed: hasBuckets && this.#hasChanged(token, room, batch) };
     }
   }
 
   /** Reads the same place once more: other keys mean that entries came or went while it was read. */
-  #hasChanged(token: string | null, room: number, entries: readonly RawEntry[]): boolean {
+  #hasChanged(token: string | null, room: number, before: RawEntries): boolean {
     const again = this.#lookupBatch(token, room);
-    return (
-      again === undefined ||
-      again === 'no-room' ||
-      again.entries.length !== entries.length ||
-      again.entries.some(({ key }, index) => Buffer.compare(key, entries[index]?.key ?? new Uint8Array()) !== 0)
-    );
+    return again === undefined || again === 'no-room' || Buffer.compare(again.keys, before.keys) !== 0;
   }
 
-  #lookupBatch(token: string | null, room: number): { entries: RawEntry[]; next: string | null } | 'no-room' | undefined {
+  #lookupBatch(token: string | null, room: number): (RawEntries & { next: string | null }) | 'no-room' | undefined {
     const { keyBytes } = this.#map;
     const keys = new Uint8Array(room * keyBytes);
     const values = new Uint8Array(room * this.#valueBytes);
@@ -176,17 +173,23 @@ class MapReader {
     if (result < 0 && result !== -ENOENT) {
       throw this.#failure(-result);
     }
-    const entries = Array.from({ length: count[0] ?? 0 }, (_, index) => ({
-      key: keys.subarray(index * keyBytes, (index + 1) * keyBytes),
-      value: values.subarray(index * this.#valueBytes, (index + 1) * this.#valueBytes),
-    }));
-    return { entries, next: result === -ENOENT ? null : toHexText(out) };
+    const found = count[0] ?? 0;
+    return {
+      count: found,
+      keys: keys.subarray(0, found * keyBytes),
+      values: values.subarray(0, found * this.#valueBytes),
+      next: result === -ENOENT ? null : toHexText(out),
+    };
   }
 
   async #readKeys(start: Extract<Cursor, { keys: unknown }> | null, limit: number): Promise<RawPage> {
     const { functions } = this.#libbpf;
-    const entries: RawEntry[] = [];
-    let given = (start?.keys ?? []).map(parseHexText);
+    const { keyBytes } = this.#map;
+    const keys = new Uint8Array(limit * keyBytes);
+    const values = new Uint8Array(limit * this.#valueBytes);
+    let count = 0;
+    const entries = (): RawEntries => ({ count, keys: keys.subarray(0, count * keyBytes), values: values.subarray(0, count * this.#valueBytes) });
+    const given = (start?.keys ?? []).map(parseHexText);
     let restarts = start?.restarts ?? 0;
     let changed = false;
     let previous: Uint8Array | null = null;
@@ -197,35 +200,37 @@ class MapReader {
       previous = given[found] ?? null;
       restarts += previous === null ? 1 : 0;
       if (restarts > MAX_RESTARTS) {
-        return { entries, next: null, changed: true };
+        return { entries: entries(), next: null, changed: true };
       }
     }
-    for (let steps = 0; entries.length < limit; steps += 1) {
+    for (let steps = 0; count < limit; steps += 1) {
       if (steps % ENTRIES_PER_TURN === ENTRIES_PER_TURN - 1) {
         await nextTurn();
         this.checkCancelled();
       }
-      const key = new Uint8Array(this.#map.keyBytes);
+      const key = new Uint8Array(keyBytes);
       const result = functions.bpf_map_get_next_key(this.#fd, previous, key);
       if (result === -ENOENT) {
-        return { entries, next: null, changed };
+        return { entries: entries(), next: null, changed };
       }
       if (result < 0) {
         throw this.#failure(-result);
       }
       if (steps > limit + this.#map.maxEntries) {
         // Entries come and go faster than they are read.
-        return { entries, next: null, changed: true };
+        return { entries: entries(), next: null, changed: true };
       }
       previous = key;
       const value = this.#lookup(key);
       // Arrays have a key for every place, also for those that hold nothing.
       if (value !== undefined && !given.some((known) => Buffer.compare(known, key) === 0)) {
-        entries.push({ key, value });
+        keys.set(key, count * keyBytes);
+        values.set(value, count * this.#valueBytes);
+        count += 1;
       }
     }
-    given = [...entries.slice(-CURSOR_KEYS).reverse().map(({ key }) => key)];
-    return { entries, next: { map: this.#map.id, keys: given.map(toHexText), restarts }, changed };
+    const latest = Array.from({ length: Math.min(CURSOR_KEYS, count) }, (_, index) => toHexText(keys.subarray((count - 1 - index) * keyBytes, (count - index) * keyBytes)));
+    return { entries: entries(), next: { map: this.#map.id, keys: latest, restarts }, changed };
   }
 
   #lookup(key: Uint8Array): Uint8Array | undefined {
@@ -250,18 +255,39 @@ class MapReader {
   }
 }
 
-function describeEntry(entry: RawEntry, map: RawMap, cpus: number, typing: MapTyping): MapEntry {
-  const stride = entry.value.length / cpus;
-  return {
-    key: typedBytes(entry.key, typing.decodeKey),
-    values: Array.from({ length: cpus }, (_, cpu) =>
-      typedBytes(entry.value.subarray(cpu * stride, cpu * stride + map.valueBytes), typing.decodeValue),
-    ),
-  };
+async function describeEntries(
+  raw: RawEntries,
+  map: RawMap,
+  layout: { readonly valueBytes: number; readonly cpus: number },
+  typing: MapTyping,
+  checkCancelled: () => void,
+): Promise<MapEntry[]> {
+  // One conversion for the whole page is many times faster than one for each entry.
+  const describeKey = describer(raw.keys, typing.decodeKey);
+  const describeValue = describer(raw.values, typing.decodeValue);
+  const stride = layout.valueBytes / layout.cpus;
+  const entries: MapEntry[] = [];
+  for (let index = 0; index < raw.count; index += 1) {
+    if (index % ENTRIES_PER_TURN === ENTRIES_PER_TURN - 1) {
+      await nextTurn();
+      checkCancelled();
+    }
+    const values: TypedBytes[] = [];
+    for (let cpu = 0; cpu < layout.cpus; cpu += 1) {
+      values.push(describeValue(index * layout.valueBytes + cpu * stride, map.valueBytes));
+    }
+    entries.push({ key: describeKey(index * map.keyBytes, map.keyBytes), values });
+  }
+  return entries;
 }
 
-function typedBytes(bytes: Uint8Array, decode: ValueDecoder | null): TypedBytes {
-  return { bytes: toHexText(bytes), decoded: decode === null ? null : decode(bytes) };
+/** Gives the function that describes a part of these bytes. */
+function describer(bytes: Uint8Array, decode: ValueDecoder | null): (start: number, length: number) => TypedBytes {
+  const hex = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('hex');
+  return (start, length) => ({
+    bytes: hex.slice(start * 2, (start + length) * 2) as HexText,
+    decoded: decode === null ? null : decode(bytes.subarray(start, start + length)),
+  });
 }
 
 function parseCursor(text: string, map: RawMap): Cursor {
