@@ -29,6 +29,14 @@ struct {
 	__type(value, struct connection);
 } connections SEC(".maps");
 
+/* Connections whose connecting side is established and whose accepting side is not yet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, CONNECTIONS_MAX);
+	__type(key, struct handshake_key);
+	__type(value, struct connection_key);
+} handshakes SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, POD_ADDRESSES_MAX);

@@ -46,6 +46,21 @@ struct socket_key {
 	__u32 reserved;
 };
 
+/*
+ * The handshake of a connection; key of `handshakes`. Where conntrack remembers an older connection that netfilter
+ * redirected from the same port, it gives a new one another source port on its way (nf_nat_alloc_null_binding), and the
+ * accepting side cannot find it by its tuple. The two initial sequence numbers stay as they are. netns_cookie is as in
+ * struct connection_key, and 0 where the destination is registered in `pod_addresses`.
+ */
+struct handshake_key {
+	__u64 netns_cookie;
+	struct ip_address destination;
+	__u32 connecting_sequence; /* the first number after the SYN */
+	__u32 accepting_sequence;
+	__be16 destination_port;
+	__u16 reserved[3];
+};
+
 /* Value of `connections`: from the SYN until the connecting socket closes. */
 struct connection {
 	struct endpoint original; /* what connect(2) was asked for, where it was rewritten */
@@ -64,6 +79,8 @@ struct connection {
 	/* Bytes that were redirected to one side since that side last sent something. */
 	__u64 unread_by_accepting;
 	__u64 unread_by_connecting;
+	__u32 connecting_sequence; /* as in struct handshake_key; 0: the connecting side is not established yet */
+	__u32 accepting_sequence;
 	__u32 connecting_uid;
 	bool is_switched_off; /* set by user space: its messages are not redirected any more */
 	__u8 reserved[3];

@@ -41,27 +41,20 @@ static __always_inline void set_connection_key(struct connection_key *key, const
 	key->reserved = 0;
 }
 
-static __always_inline void set_socket_key(struct socket_key *key, const struct endpoint *local,
-					   const struct endpoint *remote, __u64 netns_cookie)
+/*
+ * The network namespace. Without its cookie the pod's cgroup has to do; but as a cgroup may hold processes of more than
+ * one namespace, connections that need it are not redirected then (can_redirect).
+ */
+static __always_inline __u64 get_namespace(__u64 netns_cookie, __u64 cgroup_id)
 {
-	key->netns_cookie = netns_cookie;
-	key->local = local->address;
-	key->remote = remote->address;
-	key->local_port = local->port;
-	key->remote_port = remote->port;
-	key->reserved = 0;
+	return profile.has_netns_cookie ? netns_cookie : cgroup_id;
 }
 
-/*
- * What tells apart connections that have the same tuple. Without the cookie of the namespace the pod's cgroup does; but
- * as a cgroup may hold processes of more than one namespace, such connections are not redirected (can_redirect).
- */
+/* What tells apart connections that have the same tuple. */
 static __always_inline __u64 get_scope(const struct endpoint *local, const struct endpoint *remote,
-				       __u64 netns_cookie, const struct pod *pod)
+				       __u64 netns_cookie, __u64 cgroup_id)
 {
-	if (is_between_pods(local, remote))
-		return 0;
-	return profile.has_netns_cookie ? netns_cookie : pod->cgroup_id;
+	return is_between_pods(local, remote) ? 0 : get_namespace(netns_cookie, cgroup_id);
 }
 
 static __always_inline bool can_redirect(const struct connection_key *key)
@@ -69,14 +62,36 @@ static __always_inline bool can_redirect(const struct connection_key *key)
 	return profile.has_netns_cookie || !key->netns_cookie;
 }
 
-/* Puts the socket into `sockets`. Gives 0 or a negative errno. */
-static __always_inline int enrol(struct bpf_sock_ops *ctx, const struct endpoint *local,
-				 const struct endpoint *remote, __u64 scope)
+/* Gives the keys in `sockets` of both ends of a connection, by its ends as the connecting side sees them. */
+static __always_inline void set_connecting_key(struct socket_key *key, const struct connection_key *connection)
 {
-	struct socket_key key;
+	key->netns_cookie = connection->netns_cookie;
+	key->local = connection->source;
+	key->remote = connection->destination;
+	key->local_port = connection->source_port;
+	key->remote_port = connection->destination_port;
+	key->reserved = 0;
+}
 
-	set_socket_key(&key, local, remote, scope);
-	return bpf_sock_hash_update(ctx, &sockets, &key, BPF_ANY);
+static __always_inline void set_accepting_key(struct socket_key *key, const struct connection_key *connection)
+{
+	key->netns_cookie = connection->netns_cookie;
+	key->local = connection->destination;
+	key->remote = connection->source;
+	key->local_port = connection->destination_port;
+	key->remote_port = connection->source_port;
+	key->reserved = 0;
+}
+
+static __always_inline void set_handshake_key(struct handshake_key *key, const struct endpoint *destination,
+					      __u64 netns_cookie, __u32 connecting_sequence, __u32 accepting_sequence)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->netns_cookie = is_pod_address(&destination->address) ? 0 : netns_cookie;
+	key->destination = destination->address;
+	key->destination_port = destination->port;
+	key->connecting_sequence = connecting_sequence;
+	key->accepting_sequence = accepting_sequence;
 }
 
 /* Writes the connection down; gives 0 or a negative errno. */
@@ -92,27 +107,33 @@ static __always_inline int add_connection(const struct connection_key *key, cons
 	return error;
 }
 
-static __always_inline void remove_connection(const struct socket_state *state)
+static __always_inline void remove_connection(const struct socket_state *state, const struct endpoint *remote)
 {
 	struct connection *connection = bpf_map_lookup_elem(&connections, &state->connection);
 	struct control *switches = get_control();
+	struct handshake_key handshake;
 
 	/* Unless a newer connection has the same key. */
 	if (!connection || connection->connecting_cookie != state->cookie)
 		return;
+	if (!connection->accepting_cookie && connection->connecting_sequence) {
+		set_handshake_key(&handshake, remote, get_namespace(state->netns_cookie, state->cgroup_id),
+				  connection->connecting_sequence, connection->accepting_sequence);
+		bpf_map_delete_elem(&handshakes, &handshake);
+	}
 	if (!bpf_map_delete_elem(&connections, &state->connection) && switches)
 		__sync_fetch_and_add(&switches->live_connections, -1);
 }
 
 /* Before the SYN. Gives the reason to report, or DECISION_COUNTERS for none. */
-static __always_inline __u32 on_connect(struct bpf_sock_ops *ctx, struct socket_state *state, const struct pod *pod,
+static __always_inline __u32 on_connect(struct bpf_sock_ops *ctx, struct socket_state *state,
 					const struct endpoint *local, const struct endpoint *remote, int *error)
 {
 	struct connection connection = {};
-	__u64 scope = get_scope(local, remote, state->netns_cookie, pod);
+	__u64 scope = get_scope(local, remote, state->netns_cookie, state->cgroup_id);
 
 	set_connection_key(&state->connection, local, remote, scope);
-	set_socket_key(&state->peer, remote, local, scope);
+	set_accepting_key(&state->peer, &state->connection);
 	connection.original = state->original;
 	connection.is_rewritten = state->is_rewritten;
 	connection.opened_boot_nanoseconds = bpf_ktime_get_boot_ns();
@@ -128,19 +149,54 @@ static __always_inline __u32 on_connect(struct bpf_sock_ops *ctx, struct socket_
 }
 
 static __always_inline __u32 on_active_established(struct bpf_sock_ops *ctx, struct socket_state *state,
-						   const struct endpoint *local, const struct endpoint *remote,
-						   int *error)
+						   const struct endpoint *remote, int *error)
 {
 	struct connection *connection = bpf_map_lookup_elem(&connections, &state->connection);
+	struct handshake_key handshake;
+	struct socket_key key;
 
-	if (!connection || connection->connecting_cookie != state->cookie || !can_redirect(&state->connection) ||
-	    is_switched_off())
+	if (!connection || connection->connecting_cookie != state->cookie)
 		return DECISION_COUNTERS;
-	*error = enrol(ctx, local, remote, state->connection.netns_cookie);
+	if (!connection->accepting_cookie) {
+		connection->accepting_sequence = READ_CONTEXT(ctx, rcv_nxt);
+		connection->connecting_sequence = READ_CONTEXT(ctx, snd_nxt);
+		set_handshake_key(&handshake, remote, get_namespace(state->netns_cookie, state->cgroup_id),
+				  connection->connecting_sequence, connection->accepting_sequence);
+		bpf_map_update_elem(&handshakes, &handshake, &state->connection, BPF_ANY);
+	}
+	if (!can_redirect(&state->connection) || is_switched_off())
+		return DECISION_COUNTERS;
+	set_connecting_key(&key, &state->connection);
+	*error = bpf_sock_hash_update(ctx, &sockets, &key, BPF_ANY);
 	if (*error)
 		return DECISION_ENROL_FAILED;
 	connection->is_connecting_enrolled = true;
 	return DECISION_ENROLLED_ACTIVE;
+}
+
+/*
+ * Finds the connection that is being accepted and sets its key: by its handshake; or by its tuple where the connecting
+ * side is not established yet (TCP Fast Open).
+ */
+static __always_inline struct connection *find_accepted(struct bpf_sock_ops *ctx, const struct endpoint *local,
+							const struct endpoint *remote, __u64 netns_cookie,
+							__u64 cgroup_id, struct connection_key *key)
+{
+	struct connection *connection;
+	struct handshake_key handshake;
+	struct connection_key *found;
+
+	set_handshake_key(&handshake, local, get_namespace(netns_cookie, cgroup_id), READ_CONTEXT(ctx, rcv_nxt),
+			  READ_CONTEXT(ctx, snd_nxt));
+	found = bpf_map_lookup_elem(&handshakes, &handshake);
+	if (found) {
+		*key = *found;
+		bpf_map_delete_elem(&handshakes, &handshake);
+		return bpf_map_lookup_elem(&connections, key);
+	}
+	set_connection_key(key, remote, local, get_scope(local, remote, netns_cookie, cgroup_id));
+	connection = bpf_map_lookup_elem(&connections, key);
+	return connection && !connection->connecting_sequence ? connection : 0;
 }
 
 static __always_inline __u32 on_passive_established(struct bpf_sock_ops *ctx, struct bpf_sock *sk,
@@ -148,22 +204,21 @@ static __always_inline __u32 on_passive_established(struct bpf_sock_ops *ctx, st
 						    const struct endpoint *local, const struct endpoint *remote,
 						    int *error)
 {
+	__u64 netns_cookie = get_netns_cookie(ctx);
 	struct connection *connection;
 	struct socket_state *state;
-	struct connection_key key;
-	__u64 netns_cookie = get_netns_cookie(ctx);
-	__u64 scope = get_scope(local, remote, netns_cookie, pod);
+	struct connection_key connection_key;
+	struct socket_key key;
 
-	set_connection_key(&key, remote, local, scope);
-	connection = bpf_map_lookup_elem(&connections, &key);
+	connection = find_accepted(ctx, local, remote, netns_cookie, pod->cgroup_id, &connection_key);
 	if (!connection)
 		return DECISION_COUNTERS;
 	state = bpf_sk_storage_get(&socket_state, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!state)
 		return DECISION_FAILED_STORAGE;
 	*created = state;
-	state->connection = key;
-	set_socket_key(&state->peer, remote, local, scope);
+	state->connection = connection_key;
+	set_connecting_key(&state->peer, &connection_key);
 	state->original = connection->original;
 	state->cookie = bpf_get_socket_cookie(ctx);
 	state->cgroup_id = pod->cgroup_id;
@@ -173,9 +228,10 @@ static __always_inline __u32 on_passive_established(struct bpf_sock_ops *ctx, st
 	connection->accepting_cookie = state->cookie;
 	connection->accepting_cgroup_id = state->cgroup_id;
 	connection->accepting_netns_cookie = netns_cookie;
-	if (!can_redirect(&key) || is_switched_off())
+	if (!can_redirect(&connection_key) || is_switched_off())
 		return DECISION_COUNTERS;
-	*error = enrol(ctx, local, remote, scope);
+	set_accepting_key(&key, &connection_key);
+	*error = bpf_sock_hash_update(ctx, &sockets, &key, BPF_ANY);
 	if (*error)
 		return DECISION_ENROL_FAILED;
 	connection->is_accepting_enrolled = true;
@@ -214,11 +270,11 @@ int meshpath_sockops(struct bpf_sock_ops *ctx)
 			return SOCKOPS_DONE;
 		READ_ENDS(ctx, &event.local, &event.remote);
 		if (operation == BPF_SOCK_OPS_TCP_CONNECT_CB) {
-			reason = on_connect(ctx, state, pod, &event.local, &event.remote, &error);
+			reason = on_connect(ctx, state, &event.local, &event.remote, &error);
 		} else if (operation == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB) {
-			reason = on_active_established(ctx, state, &event.local, &event.remote, &error);
+			reason = on_active_established(ctx, state, &event.remote, &error);
 		} else {
-			remove_connection(state);
+			remove_connection(state, &event.remote);
 			state->is_connecting = false;
 			state->is_rewritten = false;
 			reason = DECISION_CONNECTION_CLOSED;

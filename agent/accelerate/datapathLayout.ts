@@ -10,7 +10,7 @@ import type { Endpoint, IpAddress, PortNumber } from '../protocol/scalars.ts';
  */
 export const LAYOUT = {
   connection: {
-    bytes: 104,
+    bytes: 112,
     fields: {
       is_rewritten: 20,
       is_connecting_enrolled: 21,
@@ -19,7 +19,7 @@ export const LAYOUT = {
       accepting_cookie: 40,
       connecting_cgroup_id: 48,
       accepting_cgroup_id: 56,
-      is_switched_off: 100,
+      is_switched_off: 108,
     },
   },
   connection_key: { bytes: 48, fields: {} },

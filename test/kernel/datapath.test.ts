@@ -241,6 +241,7 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
 
     await waitForEmpty(info, 'connections');
     await waitForEmpty(info, 'sockets');
+    await waitForEmpty(info, 'handshakes');
     const counters = await count(observed);
     assert.equal(counters['redirected_to_outbound'], 1);
     assert.equal(counters['redirected_to_inbound'], 1);
@@ -467,6 +468,34 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
     assert.ok(done.reduce((sum, value) => sum + value, 0) >= 100);
   });
 
+  test('connections that conntrack remembers do not lead new ones astray', async () => {
+    // With few ports nearly every new connection has one from which netfilter redirected another a moment ago; conntrack
+    // then gives it a new source port on its way, and the accepting side sees another tuple than the connecting one.
+    await Promise.all(lab.pods.map((pod) => pod.run('sysctl', ['-qw', 'net.ipv4.ip_local_port_range=40000 40999'])));
+    const conversation = await Conversation.start(lab);
+    const openMany = async (): Promise<void> => {
+      for (let round = 0; round < 25; round += 1) {
+        await Promise.all(
+          Array.from({ length: 8 }, async () => {
+            const connection = await conversation.connect();
+            assert.deepEqual(await connection.exchange(3_000, 1_000), { bytes: 3_000, exact: true, firstDifference: null, ended: false });
+            await connection.close();
+          }),
+        );
+      }
+    };
+    await openMany();
+    const info = await turnOn(observed, lab.pod(0), lab.pod(1));
+    await openMany();
+    const counters = await count(observed);
+    assert.equal(counters['redirected_to_outbound'], 200);
+    assert.equal(counters['answered_original_destination'], 400);
+    const passive = observed.events.filter(({ reason }) => reason === 'enrolled_passive');
+    assert.ok(passive.some(({ local, remote }) => !isSeenAlike(observed.events, local, remote)), 'conntrack changed no port: this was no test');
+    await waitForEmpty(info, 'connections');
+    await waitForEmpty(info, 'handshakes');
+  });
+
   test('when the agent is killed, connections go on and everything is freed', async () => {
     const conversation = await Conversation.start(lab);
     const request = JSON.stringify({ profile: 'istio', pods: [lab.pod(0).enrolment, lab.pod(1).enrolment] });
@@ -564,6 +593,12 @@ suite('the datapath in pods without any rules', { skip: missingForKernel() }, ()
     await waitForNothingLeft({ labId: lab.id });
   });
 });
+
+/** Says whether some connecting side has the tuple that an accepting side has. */
+function isSeenAlike(events: readonly DecisionEvent[], local: Endpoint, remote: Endpoint): boolean {
+  const isSame = (left: Endpoint, right: Endpoint): boolean => left.address === right.address && left.port === right.port;
+  return events.some((event) => event.reason === 'enrolled_active' && isSame(event.local, remote) && isSame(event.remote, local));
+}
 
 /** Lets everybody go on who waits for the FIFO. */
 function openGate(path: string): void {
