@@ -62,23 +62,17 @@ async function testAll() {
   if (isWanted('lint') && options.grep === undefined && options.file === undefined) {
     results.push(...(await checkCode()));
   }
-  let built = false;
+  // Also unit tests run what is built: the compiled programs.
+  results.push(await checkBuild());
   for (const phase of phases) {
     if (!isWanted(phase.name)) {
       continue;
-    }
-    if (phase.folder !== undefined && !built) {
-      results.push(await checkBuild());
-      built = true;
     }
     const phaseResults = await runPhase(phase, runName);
     if (phaseResults.length === 0 && options.grep === undefined && options.file === undefined) {
       phaseResults.push({ phase: phase.name, name: `phase ${phase.name}`, outcome: 'failed', reason: 'ran no test at all' });
     }
     results.push(...phaseResults);
-  }
-  if (isWanted('build') && !built) {
-    results.push(await checkBuild());
   }
   results.push(...(await checkLeftovers(before, runName)));
   return summarize(results, performance.now() - started, all);
