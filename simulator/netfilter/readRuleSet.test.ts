@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { RULE_SPELLINGS } from './ruleSpellings.fixture.ts';
 import { MAX_CHAINS, MAX_RULE_LINE_CHARACTERS, readRuleSet } from './readRuleSet.ts';
 import type { ParsedRuleSet } from './ruleSet.ts';
+import { UNREADABLE_RULE } from './ruleSet.ts';
 import { writeRuleSet } from './writeRuleSet.ts';
 
 function rulesOf(parsed: ParsedRuleSet, table: string, chain: string): readonly string[] {
@@ -81,7 +82,7 @@ test('no text makes the reader throw, and what it prints reads the same again', 
   fc.assert(
     fc.property(fc.oneof(lines.map((all) => `*filter\n:A - [0:0]\n${all.join('\n')}\nCOMMIT\n`), fc.string({ maxLength: 400 })), (text) => {
       const parsed = readRuleSet(text);
-      const readable = parsed.tables.every((table) => [...table.chains.values()].every((chain) => chain.rules.every((rule) => !(rule.target.kind === 'unknown' && rule.target.name === 'unreadable rule'))));
+      const readable = parsed.tables.every((table) => [...table.chains.values()].every((chain) => chain.rules.every((rule) => !(rule.target.kind === 'unknown' && rule.target.name === UNREADABLE_RULE))));
       if (readable) {
         const printed = writeRuleSet(parsed, { counters: true });
         const again = readRuleSet(printed);

@@ -1,7 +1,7 @@
 import type { TableName } from '../../agent/protocol/trace.ts';
 import { readRuleBody } from './readRule.ts';
 import type { Chain, Counters, ParsedRuleSet, Rule, RuleProblem, Table } from './ruleSet.ts';
-import { BUILT_IN_CHAINS, isTableName } from './ruleSet.ts';
+import { BUILT_IN_CHAINS, isTableName, UNREADABLE_RULE } from './ruleSet.ts';
 import { splitWords } from './words.ts';
 import { shorten, SyntaxProblem, WordReader } from './wordReader.ts';
 import { writeRule } from './writeRuleSet.ts';
@@ -288,7 +288,7 @@ class RuleSetReader {
 
 function unreadableRule(line: number, text: string): Rule {
   const shown = text.trim().slice(0, MAX_RULE_LINE_CHARACTERS);
-  return { matches: [{ kind: 'unknown', module: 'unreadable rule', words: [] }], target: { kind: 'unknown', name: 'unreadable rule', words: [] }, counters: null, line, text: shown };
+  return { matches: [{ kind: 'unknown', module: UNREADABLE_RULE, words: [] }], target: { kind: 'unknown', name: UNREADABLE_RULE, words: [] }, counters: null, line, text: shown };
 }
 
 function setPolicy(table: OpenTable, reader: WordReader): void {

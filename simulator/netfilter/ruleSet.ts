@@ -120,6 +120,9 @@ export type Target =
   | { readonly kind: 'tproxy'; readonly port: number; readonly address: IpAddress | null; readonly change: MarkChange }
   | { readonly kind: 'unknown'; readonly name: string; readonly words: readonly string[] };
 
+/** The name of the match and of the target of a rule that could not be read. */
+export const UNREADABLE_RULE = 'unreadable rule';
+
 /** The built-in chains of each table, as the kernel registers them (net/ipv4/netfilter/iptable_*.c). */
 export const BUILT_IN_CHAINS: Readonly<Record<TableName, readonly Hook[]>> = {
   raw: ['PREROUTING', 'OUTPUT'],

@@ -3,7 +3,8 @@ import type { IpAddress, NamespaceId } from '../../agent/protocol/scalars.ts';
 import type { NetworkLink, NetworkNamespace, Route, RoutingRule, Snapshot } from '../../agent/protocol/snapshot.ts';
 import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import { readRuleSet } from '../netfilter/readRuleSet.ts';
-import type { ParsedRuleSet, Table } from '../netfilter/ruleSet.ts';
+import type { Match, ParsedRuleSet, Table } from '../netfilter/ruleSet.ts';
+import { UNREADABLE_RULE } from '../netfilter/ruleSet.ts';
 
 /** A snapshot made ready to be asked: rule sets read, defaults of the kernel filled in. It never changes. */
 export interface World {
@@ -120,20 +121,21 @@ function withDefaultRules(rules: readonly RoutingRule[]): readonly RoutingRule[]
   return [lookup(0, LOCAL_TABLE), lookup(32_766, MAIN_TABLE), lookup(32_767, DEFAULT_TABLE)];
 }
 
+/**
+ * Conntrack is on where a rule that needs it is loaded, whether or not packets reach it (nf_ct_netns_get). Table nat
+ * alone, and NOTRACK, do not need it: a nat table without NAT rules is never asked.
+ */
 function needsConntrack(ruleSet: ParsedRuleSet): boolean {
-  return ruleSet.tables.some(
-    (table) =>
-      table.name === 'nat' ||
-      [...table.chains.values()].some((chain) =>
-        chain.rules.some(
-          (rule) =>
-            rule.target.kind === 'connectionMark' ||
-            rule.target.kind === 'notrack' ||
-            rule.matches.some((match) => match.kind === 'connectionState' || match.kind === 'connectionMark' || (match.kind === 'unknown' && CONNTRACK_MODULES.has(match.module))),
-        ),
-      ),
-  );
+  const rules = ruleSet.tables.flatMap((table) => [...table.chains.values()].flatMap((chain) => chain.rules));
+  return rules.some(({ target, matches }) => CONNTRACK_TARGETS.has(target.kind === 'unknown' ? target.name : target.kind) || matches.some(matchNeedsConntrack));
 }
 
-/** Matches that switch conntrack on (they call nf_ct_netns_get when they are loaded). */
-const CONNTRACK_MODULES = new Set(['conntrack', 'connbytes', 'connlimit', 'connlabel', 'helper', 'cluster']);
+function matchNeedsConntrack(match: Match): boolean {
+  return match.kind === 'connectionState' || match.kind === 'connectionMark' || ((match.kind === 'unknown' || match.kind === 'module') && CONNTRACK_MODULES.has(match.module));
+}
+
+/** Targets that switch conntrack on: kinds that are modelled, names of those that are not. */
+const CONNTRACK_TARGETS = new Set(['redirect', 'dnat', 'snat', 'masquerade', 'connectionMark', 'CT', 'NETMAP', 'SYNPROXY', 'CONNSECMARK', UNREADABLE_RULE]);
+
+/** Matches that do. */
+const CONNTRACK_MODULES = new Set(['conntrack', 'state', 'connmark', 'connbytes', 'connlimit', 'connlabel', 'helper', 'cluster']);
