@@ -9,6 +9,7 @@ import type { NodeTarget } from './node/nodeSession.ts';
 import { createContextKeys, type ContextKeyStore } from './views/contextKeys.ts';
 import { createDoctorDocuments } from './views/doctorDocuments.ts';
 import { spellEvent } from './views/eventText.ts';
+import { spellState } from './views/stateText.ts';
 import { createHostKeyStore } from './views/hostKeyStore.ts';
 import { createNodeAccess } from './views/nodeAccess.ts';
 import { createNodeDirectory, type KnownNode, type NodeDirectory } from './views/nodeDirectory.ts';
@@ -24,29 +25,40 @@ function readSetting<K extends keyof Settings>(name: K): Settings[K] {
 }
 
 let open: NodeDirectory | undefined;
+let isEnding = false;
 
 /** Registers what Meshpath brings to VS Code. SSH, the simulator and explaining are loaded when they are first used. */
 export async function activate(context: vscode.ExtensionContext): Promise<void> {
   const { extensionUri } = context;
   const log = vscode.window.createOutputChannel('Meshpath', { log: true });
   const events = vscode.window.createOutputChannel('Meshpath Events');
+  const note = (line: string): void => {
+    // Sessions end after the window closed the channel, and still have something to say.
+    if (!isEnding) {
+      log.info(line);
+    }
+  };
   const trustStore = createHostKeyStore(context.globalState);
   const contextKeys = createContextKeys();
 
   const createSession = async (target: NodeTarget) => {
     const { openSession } = await import('./connected.ts');
     const nodePath = readSetting('node.path').trim();
-    return openSession({
+    const session = await openSession({
       target,
       extensionFolder: extensionUri.fsPath,
       version: String((context.extension.packageJSON as { version: unknown }).version),
       prompts: createSshPrompts(),
       trustStore,
-      log: (line) => {
-        log.info(line);
-      },
+      log: note,
       remoteNodePath: nodePath === '' ? undefined : nodePath,
     });
+    session.onStateChange((state) => {
+      for (const line of spellState(state)) {
+        note(`${session.label}: ${line}`);
+      }
+    });
+    return session;
   };
   const directory = createNodeDirectory(createSession);
   open = directory;
@@ -128,6 +140,7 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
 
 /** Ends every connection: agents end and detach what they attached. */
 export async function deactivate(): Promise<void> {
+  isEnding = true;
   await open?.dispose();
 }
 

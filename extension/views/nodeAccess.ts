@@ -19,8 +19,9 @@ export interface NodeAccess {
 export function createNodeAccess(directory: NodeDirectory, connect: (node: KnownNode) => Promise<Node>): NodeAccess {
   return {
     labelOf: (key) => {
+      const known = directory.find(key);
       const target = readTargetKey(key);
-      return directory.find(key)?.session.label ?? (target?.kind === 'ssh' ? target.host : key);
+      return known?.session.label ?? (target === undefined || target.kind !== 'ssh' ? 'This node' : target.host);
     },
     ready: (key) => {
       const state = directory.find(key)?.session.state;

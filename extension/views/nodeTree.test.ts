@@ -119,8 +119,8 @@ test('each state of a node is a row with what can be done', () => {
   assert.deepEqual(
     rows.map((row) => [row.kind, row.description, Array.isArray(row.children) ? (row.children as readonly TreeRow[]).map((child) => child.label) : row.children]),
     [
-      ['node.disconnected', 'not connected', undefined],
-      ['node.busy', 'Logging in', undefined],
+      ['node.disconnected', 'not connected', ['Connect']],
+      ['node.busy', 'connecting', ['Logging in']],
       ['node.connected', '6.18', 'lazy'],
       ['node.disconnected', 'disconnected', ['Connect again']],
       ['node.failed', 'failed', ['Maps cannot be listed.', 'CAP_BPF is missing.', 'Connect as root.', 'Connect again', 'Show the log']],

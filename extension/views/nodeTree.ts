@@ -84,7 +84,16 @@ export function nodeRow(
       };
     }
     case 'idle':
-      return { id, kind: 'node.disconnected', label, description: 'not connected', icon: { name: TARGET_ICONS[target.kind], color: 'disabledForeground' }, subject };
+      return {
+        id,
+        kind: 'node.disconnected',
+        label,
+        description: 'not connected',
+        icon: { name: TARGET_ICONS[target.kind], color: 'disabledForeground' },
+        subject,
+        expanded: true,
+        children: [actionRow(id, key, 'Connect', COMMANDS.reconnectNode, 'plug')],
+      };
     case 'closed':
       if (state.error === null || state.error.code === 'CANCELLED') {
         return {
@@ -118,10 +127,13 @@ export function nodeRow(
         id,
         kind: 'node.busy',
         label,
-        description: state.message,
+        description: 'connecting',
         tooltip: state.message,
         icon: { name: 'loading~spin' },
         subject,
+        // Open in every state: the tree remembers by id what is open, and what comes next is to be seen.
+        expanded: true,
+        children: [{ id: `${id}/step`, kind: 'detail', label: state.message, tooltip: state.message, subject }],
       };
   }
 }

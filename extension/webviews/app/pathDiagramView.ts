@@ -7,12 +7,13 @@ const MARGIN = 34;
 const LIMB = 60;
 const STATION = { width: 104, height: 30, gap: 10 } as const;
 const ARC_TOP = 30;
-const ACTOR_TOP = 132;
+const ACTOR_TOP = 150;
 const STACK_TOP = ACTOR_TOP + ACTOR.height + 34;
 /** How far the wire between namespaces runs below their boxes; inside of one it stays above its border. */
 const BELOW_NAMESPACE = 22;
 const MAX_LABEL = 22;
-const MAX_ARC_LINES = 3;
+const MAX_ARC_LINES = 2;
+const MAX_ARC_LINE = 34;
 
 function shorten(text: string, length = MAX_LABEL): string {
   return text.length <= length ? text : `${text.slice(0, length - 1)}…`;
@@ -104,7 +105,7 @@ function createNamespaces(diagram: PathDiagram, geometry: Geometry, namespaceNam
 }
 
 function selectable(path: PathKind, leg: DiagramLeg, label: string, select: (path: PathKind, leg: number) => void, ...content: readonly SVGElement[]): SVGElement {
-  const group = svg('g', { class: `leg ${path} ${leg.data}`, tabindex: 0, role: 'button', 'aria-label': `${label}. Go to its steps.`, 'data-leg': leg.leg }, ...content);
+  const group = svg('g', { class: `leg ${path} ${leg.data}`, tabindex: 0, role: 'button', 'data-leg': leg.leg }, svg('text', { class: 'spoken' }, `Go to the steps of ${label}: `), ...content);
   group.addEventListener('click', () => {
     select(path, leg.leg);
   });
@@ -121,8 +122,7 @@ function createStation(station: Station, x: number, y: number): SVGElement {
   const detail = station.rewrite === null ? (station.rules === 0 ? 'no rules' : `${station.rules} ${station.rules === 1 ? 'rule' : 'rules'}`) : `→ ${station.rewrite}`;
   return svg(
     'g',
-    { class: station.rewrite === null ? 'station' : 'station rewrites', 'aria-hidden': true, transform: `translate(${x - STATION.width / 2} ${y})` },
-    svg('title', {}, `${station.hook}: ${station.rules} rules compared${station.rewrite === null ? '' : `, address becomes ${station.rewrite}`}`),
+    { class: station.rewrite === null ? 'station' : 'station rewrites', transform: `translate(${x - STATION.width / 2} ${y})` },
     svg('rect', { width: STATION.width, height: STATION.height, rx: 5 }),
     svg('text', { class: 'station-name', x: STATION.width / 2, y: 13 }, station.hook),
     svg('text', { class: 'station-detail', x: STATION.width / 2, y: 24.5 }, shorten(detail, 19)),
@@ -155,14 +155,14 @@ function createStackLeg(leg: DiagramLeg, inside: boolean, geometry: Geometry, na
   const transit = leg.transit.map((station, index) =>
     svg(
       'text',
-      { class: 'transit', 'aria-hidden': true, x: middle, y: geometry.wire + 34 + index * 14 },
+      { class: 'transit', x: middle, y: geometry.wire + 34 + index * 14 },
       shorten(`${namespaceName(station.namespace)} ${station.hook}${station.rewrite === null ? '' : ` → ${station.rewrite}`}`, 34),
     ),
   );
   return selectable(
     'iptables',
     leg,
-    `iptables, leg ${leg.leg + 1}: through ${[...leg.down, ...leg.transit, ...leg.up].map((station) => station.hook).join(', ')} to ${leg.label}`,
+    `iptables, leg ${leg.leg + 1} to ${leg.label}`,
     select,
     svg('path', { class: 'hit', d: route }),
     svg('path', { class: 'wire', d: route, 'marker-end': 'url(#arrow-stack)' }),
@@ -179,7 +179,7 @@ function fillLines(names: readonly string[]): readonly string[] {
   for (const name of names) {
     const last = lines.at(-1);
     const longer = last === undefined ? undefined : `${last} · ${name}`;
-    if (longer !== undefined && longer.length <= MAX_LABEL + 4) {
+    if (longer !== undefined && longer.length <= MAX_ARC_LINE) {
       lines[lines.length - 1] = longer;
     } else if (lines.length < MAX_ARC_LINES) {
       lines.push(shorten(name));
@@ -193,21 +193,20 @@ function createUpperLeg(leg: DiagramLeg, geometry: Geometry, select: (path: Path
   const end = leg.to === null ? start + ACTOR.pitch - LIMB : geometry.centre(leg.to) - LIMB / 2;
   const middle = (start + end) / 2;
   const jumps = leg.data === 'socket-to-socket';
-  const top = jumps ? ARC_TOP - 14 : ARC_TOP + 62;
+  const top = jumps ? ARC_TOP : ARC_TOP + 62;
   const route = `M${start} ${ACTOR_TOP} C${start + 18} ${top} ${end - 18} ${top} ${end} ${ACTOR_TOP - 3}`;
   const title = jumps ? 'socket to socket' : leg.data === 'tcp' ? 'plain TCP, as below' : 'no connection';
   return selectable(
     'sockops',
     leg,
-    `sockops, leg ${leg.leg + 1}: ${title}${leg.programs.length === 0 ? '' : `, by ${leg.programs.join(', ')}`}`,
+    `sockops, leg ${leg.leg + 1} to ${leg.label}`,
     select,
-    svg('title', {}, leg.programs.join(' → ')),
     svg('path', { class: 'hit', d: route }),
     svg('path', { class: 'wire', d: route, 'marker-end': `url(#arrow-${jumps ? 'jump' : 'plain'})` }),
     ...(jumps ? [svg('circle', { class: 'packet', r: 5 }, svg('animateMotion', { dur: '1.1s', repeatCount: 'indefinite', path: route }))] : []),
-    svg('text', { class: 'arc-label', 'aria-hidden': true, x: middle, y: jumps ? 22 : 62 }, title),
+    svg('text', { class: 'arc-label', x: middle, y: jumps ? 19 : 76 }, title),
     ...fillLines(leg.programs.map((name) => name.replace(/^meshpath_/, ''))).map((line, index) =>
-      svg('text', { class: 'arc-detail', 'aria-hidden': true, x: middle, y: (jumps ? 62 : 77) + index * 14 }, line),
+      svg('text', { class: 'arc-detail', x: middle, y: (jumps ? 35 : 92) + index * 13 }, line),
     ),
   );
 }
