@@ -21,7 +21,7 @@ export function createNodeAccess(directory: NodeDirectory, connect: (node: Known
     labelOf: (key) => {
       const known = directory.find(key);
       const target = readTargetKey(key);
-      return known?.session.label ?? (target === undefined || target.kind !== 'ssh' ? 'This node' : target.host);
+      return known?.session.label ?? (target?.kind === 'ssh' ? target.host : 'This node');
     },
     ready: (key) => {
       const state = directory.find(key)?.session.state;
