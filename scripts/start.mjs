@@ -73,7 +73,8 @@ async function openInBrowser() {
   writeFileSync(join(folder, 'config.yaml'), 'auth: password\n', { mode: 0o600 });
   const password = randomBytes(18).toString('base64url');
   const inherited = Object.entries(process.env).filter(([name]) => !/^(VSCODE_|ELECTRON_|CODE_SERVER_)/.test(name));
-  const environment = { ...Object.fromEntries(inherited), EXTENSIONS_GALLERY: '{"serviceUrl":""}', PASSWORD: password };
+  // VSCODE_CLI: this environment is that of the user's shell already, so none is started to ask for it.
+  const environment = { ...Object.fromEntries(inherited), EXTENSIONS_GALLERY: '{"serviceUrl":""}', PASSWORD: password, VSCODE_CLI: '1' };
   const common = [installed.program, '--config', join(folder, 'config.yaml'), '--user-data-dir', userData, '--extensions-dir', join(folder, 'extensions')];
   const installing = await run(installed.node, [...common, '--install-extension', vsix, '--force'], { env: environment });
   if (installing.code !== 0) {
