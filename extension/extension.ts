@@ -53,10 +53,18 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
       log: note,
       remoteNodePath: nodePath === '' ? undefined : nodePath,
     });
+    let wasReady = false;
     session.onStateChange((state) => {
       for (const line of spellState(state)) {
         note(`${session.label}: ${line}`);
       }
+      // Nobody awaits a connection that is lost later, so it has to be told here.
+      if (wasReady && !isEnding && state.phase === 'closed' && state.error !== null) {
+        void reportError(state.error, log, async () => {
+          await services.connect(await directory.obtain(target));
+        });
+      }
+      wasReady = state.phase === 'ready';
     });
     return session;
   };
