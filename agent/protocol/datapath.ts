@@ -3,7 +3,7 @@ import type { DecisionEvent, DecisionReason, MeshProfile } from './acceleration.
 import { resolveType, sizeOfType } from './btf.ts';
 import type { Btf } from './btf.ts';
 import { MeshpathError } from './errors.ts';
-import { formatIpAddress, mappedAddressBytes } from './ipAddress.ts';
+import { formatIpAddress, mappedAddressBytes, toIpAddress } from './ipAddress.ts';
 import { toPortNumber, toUint64Text } from './scalars.ts';
 import type { Endpoint, IpAddress } from './scalars.ts';
 
@@ -33,6 +33,8 @@ export const DATAPATH_PROGRAMS = {
 
 const MAX_EXCLUDED_PORTS = 16;
 const UID_UNKNOWN = 0xffff_ffff;
+/** What events say where an address is not known. */
+const NO_ADDRESS = toIpAddress('0.0.0.0');
 /** The counter after those of all reasons: events that the ring buffer had no room for. */
 export const EVENTS_LOST_COUNTER = DECISION_REASONS.length;
 
@@ -88,6 +90,33 @@ export function encodeSwitch(btf: Btf, current: Uint8Array, switchedOff: boolean
   return bytes;
 }
 
+/** What is of use of a value of the map `connections`. */
+export interface ConnectionState {
+  /** Ids of the cgroups of the pods at both ends; 0n: not known. */
+  readonly connectingCgroupId: bigint;
+  readonly acceptingCgroupId: bigint;
+  /** Whether both sockets are in the sockhash and their messages are redirected. */
+  readonly isAccelerated: boolean;
+}
+
+/** Reads a value of the map `connections`. */
+export function decodeConnection(btf: Btf, bytes: Uint8Array): ConnectionState {
+  const fields = readFields(btf, findStruct(btf, 'connection'), bytes);
+  const isSet = (name: string): boolean => fields(name).unsigned() !== 0n;
+  return {
+    connectingCgroupId: fields('connecting_cgroup_id').unsigned(),
+    acceptingCgroupId: fields('accepting_cgroup_id').unsigned(),
+    isAccelerated: isSet('is_connecting_enrolled') && isSet('is_accepting_enrolled') && !isSet('is_switched_off'),
+  };
+}
+
+/** Gives a value of the map `connections` as it was, with its messages no longer redirected. */
+export function encodeConnectionSwitchedOff(btf: Btf, current: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(current);
+  writeFields(btf, findStruct(btf, 'connection'), bytes, 0, { is_switched_off: 1n });
+  return bytes;
+}
+
 /** Reads a record of the ring buffer. Gives undefined for a record of a hook or reason that this version does not know. */
 export function decodeDecisionEvent(btf: Btf, bytes: Uint8Array): DecisionEvent | undefined {
   const fields = readFields(btf, findStruct(btf, 'decision_event'), bytes);
@@ -99,7 +128,8 @@ export function decodeDecisionEvent(btf: Btf, bytes: Uint8Array): DecisionEvent 
   }
   const endpoint = (name: string): Endpoint => {
     const inner = readFields(btf, findStruct(btf, 'endpoint'), fields(name).bytes);
-    return { address: formatIpAddress(inner('address').bytes), port: toPortNumber(Number(inner('port').networkOrder())) };
+    const address = inner('address').bytes;
+    return { address: address.every((byte) => byte === 0) ? NO_ADDRESS : formatIpAddress(address), port: toPortNumber(Number(inner('port').networkOrder())) };
   };
   const hasOriginal = fields('original').bytes.some((byte) => byte !== 0);
   return {

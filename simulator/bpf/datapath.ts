@@ -1,7 +1,17 @@
-import type { DecisionCounters, DecisionEvent, MeshProfile } from '../../agent/protocol/acceleration.ts';
+import type { DecisionCounters, DecisionEvent, MeshProfile, TurnOffReport } from '../../agent/protocol/acceleration.ts';
 import { DECISION_REASONS } from '../../agent/protocol/acceleration.ts';
 import type { Btf } from '../../agent/protocol/btf.ts';
-import { DATAPATH_PROGRAMS, decodeDecisionEvent, encodePod, encodePodOwner, encodeSettings, encodeSwitch, sumCounters } from '../../agent/protocol/datapath.ts';
+import {
+  DATAPATH_PROGRAMS,
+  decodeConnection,
+  decodeDecisionEvent,
+  encodeConnectionSwitchedOff,
+  encodePod,
+  encodePodOwner,
+  encodeSettings,
+  encodeSwitch,
+  sumCounters,
+} from '../../agent/protocol/datapath.ts';
 import { MeshpathError } from '../../agent/protocol/errors.ts';
 import { isIpv4, mappedAddressBytes } from '../../agent/protocol/ipAddress.ts';
 import { toUint64Text } from '../../agent/protocol/scalars.ts';
@@ -22,7 +32,7 @@ export interface EnrolledPod {
 
 /** The limits that the programs run with unless somebody sets others. */
 const UNREAD_LIMIT = 1n << 20n;
-const CONNECTION_LIMIT = 60_000n;
+const CONNECTION_LIMIT = 61_440n;
 const CONTROL_KEY = new Uint8Array(4);
 
 const CGROUP_PROGRAMS = [DATAPATH_PROGRAMS.connect, DATAPATH_PROGRAMS.sockops, DATAPATH_PROGRAMS.getsockopt, DATAPATH_PROGRAMS.getpeername] as const;
@@ -89,39 +99,56 @@ export class Datapath {
     this.#pods.set(pod.cgroup, { pod, attachments, detach: attachments.map((attachment) => this.#kernel.attach(attachment)) });
   }
 
-  /** Detaches from a pod's cgroup; gives how many attachments there were. */
-  withdraw(cgroup: CgroupPath): number {
+  /**
+   * Detaches from a pod's cgroup: its accelerated connections go on over plain TCP. Gives how many attachments there
+   * were, and how many accelerated connections were open.
+   */
+  withdraw(cgroup: CgroupPath): TurnOffReport {
     const entry = this.#pods.get(cgroup);
     if (entry === undefined) {
-      return 0;
+      return { detachedLinks: 0, remainingConnections: 0 };
     }
     const addresses = this.#map('pod_addresses', 'hash');
     for (const address of entry.pod.addresses) {
       addresses.delete(mappedAddressBytes(address));
     }
+    const remainingConnections = this.#switchOffConnections(entry.pod.cgroupId);
     for (const detach of entry.detach) {
       detach();
     }
     this.#map('pods', 'cgroup_storage').detach(entry.pod.cgroupId);
     this.#pods.delete(cgroup);
-    return entry.detach.length;
+    return { detachedLinks: entry.detach.length, remainingConnections };
   }
 
-  /** Switches off, so that no message is redirected any more, and detaches everything; gives how many attachments there were. */
-  dispose(): number {
+  /** Switches off, so that no message is redirected any more, and detaches everything. */
+  dispose(): TurnOffReport {
     const control = this.#map('control', 'array');
     const current = control.lookup(CONTROL_KEY);
     if (current !== undefined) {
       control.update(CONTROL_KEY, encodeSwitch(this.btf, current, true), 0n);
     }
-    const detached = [...this.#pods.keys()].reduce((sum, cgroup) => sum + this.withdraw(cgroup), 0);
+    const reports = [...this.#pods.keys()].map((cgroup) => this.withdraw(cgroup));
     this.#detachMessage();
-    return detached + 1;
+    return {
+      detachedLinks: reports.reduce((sum, report) => sum + report.detachedLinks, 1),
+      remainingConnections: reports.reduce((sum, report) => sum + report.remainingConnections, 0),
+    };
   }
 
-  /** Connections that the programs have written down and that are open. */
-  openConnections(): number {
-    return this.#map('connections', 'hash').entries().length;
+  /** Switches off the redirecting for the connections of one pod; gives how many there were. */
+  #switchOffConnections(cgroupId: bigint): number {
+    const connections = this.#map('connections', 'hash');
+    let count = 0;
+    for (const { key, values } of connections.entries()) {
+      const [value = new Uint8Array(0)] = values;
+      const state = decodeConnection(this.btf, value);
+      if (state.isAccelerated && (state.connectingCgroupId === cgroupId || state.acceptingCgroupId === cgroupId)) {
+        connections.update(key, encodeConnectionSwitchedOff(this.btf, value), 0n);
+        count += 1;
+      }
+    }
+    return count;
   }
 
   /** Takes the events out of the ring buffer, oldest first. */

@@ -1,0 +1,324 @@
+import { MESH_PROFILES } from '../agent/protocol/acceleration.ts';
+import type { AccelerationInfo, AccelerationRequest, MeshProfile, TurnOffReport } from '../agent/protocol/acceleration.ts';
+import { checkCgroup, checkEnrolments } from '../agent/protocol/enrolment.ts';
+import { MeshpathError } from '../agent/protocol/errors.ts';
+import type { CgroupInfo } from '../agent/protocol/kernelObjects.ts';
+import type { MapPage } from '../agent/protocol/mapEntries.ts';
+import { PROTOCOL_VERSION } from '../agent/protocol/methods.ts';
+import type { MapEntriesParams, NodeDescription } from '../agent/protocol/methods.ts';
+import type { NodeHandlers, NodeService, Notify } from '../agent/protocol/node.ts';
+import type { CgroupPath, MapId } from '../agent/protocol/scalars.ts';
+import type { MapContents, Snapshot } from '../agent/protocol/snapshot.ts';
+import { Datapath } from './bpf/datapath.ts';
+import { readBpfObject } from './bpf/object.ts';
+import type { BpfObject } from './bpf/object.ts';
+import { SocketKernel } from './bpf/socketKernel.ts';
+import { SIMULATED_CPUS, surroundingsOf } from './bpf/surroundings.ts';
+import { isAtOrBelow } from './explain/acceleratedPods.ts';
+import { createDemoSnapshot } from './mesh/demoWorld.ts';
+import { LiveTraffic } from './node/liveTraffic.ts';
+import { readEntries, readPage } from './node/mapPages.ts';
+import { ObjectRegistry } from './node/objectRegistry.ts';
+import type { RegisteredMap } from './node/objectRegistry.ts';
+import { SimulatedClock, seededRandom } from './node/simulatedClock.ts';
+import { describeSimulatedHealth } from './node/simulatedDoctor.ts';
+import { buildWorld } from './world/world.ts';
+
+export interface SimulatedNodeOptions {
+  /** The contents of meshpath.bpf.o. */
+  readonly object: Uint8Array;
+  /** The world that the node is; the demo world where it is left out. */
+  readonly snapshot?: Snapshot;
+  /** What random numbers begin with: the same seed and calls give the same results. */
+  readonly seed?: number;
+}
+
+/** The version that a simulated node tells; it comes with whoever made it. */
+const SIMULATOR_VERSION = 'simulated';
+/** Simulated time between two requests of a client. */
+const MILLISECONDS_PER_CALL = 250;
+/** How many requests the world's applications make when acceleration is turned on. */
+const FIRST_REQUESTS = 3;
+/** The most entries of one map that a snapshot keeps. */
+const MAX_SNAPSHOT_ENTRIES = 1_000;
+
+/**
+ * Gives a simulated node: a world whose kernel runs the compiled programs in the virtual machine. It answers every method
+ * of the protocol as the agent does on Linux, with the same errors. Applications of the world make a request each time
+ * when something is asked for the first time, so that maps and events have what the programs wrote. Needs no Node.js.
+ */
+export function createSimulatedNode(options: SimulatedNodeOptions): (notify: Notify) => NodeService {
+  return (notify) => {
+    const node = new SimulatedNode(options, notify);
+    return { handlers: node.handlers(), dispose: () => Promise.resolve(node.dispose()) };
+  };
+}
+
+interface ActiveProfile {
+  readonly datapath: Datapath;
+  readonly since: string;
+}
+
+class SimulatedNode {
+  readonly #notify: Notify;
+  readonly #world: Snapshot;
+  readonly #objectBytes: Uint8Array;
+  readonly #clock: SimulatedClock;
+  readonly #sockets: SocketKernel;
+  readonly #registry: ObjectRegistry;
+  readonly #traffic: LiveTraffic;
+  readonly #active = new Map<string, ActiveProfile>();
+  readonly #lost = new Map<string, number>();
+  #object: BpfObject | undefined;
+
+  constructor(options: SimulatedNodeOptions, notify: Notify) {
+    this.#notify = notify;
+    this.#world = options.snapshot ?? createDemoSnapshot();
+    this.#objectBytes = options.object;
+    this.#clock = new SimulatedClock(this.#world.takenAt);
+    const world = buildWorld(this.#world);
+    this.#sockets = new SocketKernel(surroundingsOf(world, { bootNanoseconds: this.#clock.bootNanoseconds, random: seededRandom(options.seed ?? 1) }));
+    this.#registry = new ObjectRegistry(this.#world.cgroups, this.#clock.now());
+    this.#traffic = new LiveTraffic(world, this.#sockets);
+  }
+
+  handlers(): NodeHandlers {
+    // Errors become rejections, as those of a node far away are.
+    const answer =
+      <Params_, Result_>(handle: (params: Params_) => Result_) =>
+      (params: Params_): Promise<Result_> =>
+        Promise.resolve(params).then((given) => {
+          this.#clock.advance(MILLISECONDS_PER_CALL);
+          return handle(given);
+        });
+    return {
+      initialize: answer(({ protocolVersion }) => this.#describe(protocolVersion)),
+      listPrograms: answer(() => this.#registry.programs()),
+      listMaps: answer(() => this.#registry.maps().map(({ info }) => info)),
+      listLinks: answer(() => this.#registry.links()),
+      listCgroups: answer(({ below }) => this.#listCgroups(below)),
+      listPods: answer(() => this.#world.pods),
+      readMap: answer((params) => this.#readMap(params)),
+      takeSnapshot: answer(() => this.#takeSnapshot()),
+      runDoctor: answer(() => describeSimulatedHealth(this.#world.node, this.#pods().length, this.#clock.now())),
+      turnAccelerationOn: answer((request) => this.#turnOn(request)),
+      turnAccelerationOff: answer(({ cgroups }) => this.#turnOff(cgroups)),
+      listAccelerations: answer(() => this.#accelerations()),
+      countDecisions: answer(({ profile }) => this.#requireActive(profile).datapath.counters().reasons),
+    };
+  }
+
+  dispose(): void {
+    if (this.#active.size > 0) {
+      this.#turnOff(null);
+    }
+  }
+
+  #describe(protocolVersion: number): NodeDescription {
+    if (protocolVersion !== PROTOCOL_VERSION) {
+      throw new MeshpathError({
+        code: 'AGENT_PROTOCOL_MISMATCH',
+        message: 'The simulated node and Meshpath speak different versions of the protocol.',
+        reason: `Meshpath speaks version ${protocolVersion}, the simulated node speaks version ${PROTOCOL_VERSION}.`,
+        remedy: 'Use the simulated node that came with this version of Meshpath.',
+      });
+    }
+    return {
+      protocolVersion: PROTOCOL_VERSION,
+      agentVersion: SIMULATOR_VERSION,
+      identity: this.#world.node,
+      uid: null,
+      abilities: [
+        { name: 'read-bpf', problem: null },
+        { name: 'read-network', problem: null },
+        { name: 'accelerate', problem: null },
+      ],
+    };
+  }
+
+  #listCgroups(below: CgroupPath): readonly CgroupInfo[] {
+    const found = this.#registry.cgroups().filter((cgroup) => isAtOrBelow(cgroup.path, below));
+    if (found.length === 0) {
+      throw cgroupError(below);
+    }
+    return found;
+  }
+
+  #readMap(params: MapEntriesParams): MapPage {
+    const map = this.#requireMap(params.mapId);
+    const page = readPage(map, params, this.#clock.now());
+    if (params.cursor === null) {
+      // Life goes on after the page was read: the next look shows something new.
+      this.#makeRequests(1);
+    }
+    return page;
+  }
+
+  #takeSnapshot(): Snapshot {
+    this.#makeRequests(1);
+    const sockets = this.#traffic.openSockets();
+    const maps = this.#registry.maps();
+    return {
+      ...this.#world,
+      takenAt: this.#clock.now(),
+      namespaces: this.#world.namespaces.map((namespace) => ({
+        ...namespace,
+        sockets: [...namespace.sockets, ...sockets.filter(({ socket }) => socket.namespace === namespace.id).map(({ info }) => info)],
+      })),
+      cgroups: this.#registry.cgroups(),
+      bpf: {
+        programs: this.#registry.programs(),
+        maps: maps.map(({ info }) => info),
+        links: this.#registry.links(),
+        contents: maps.filter(({ info }) => info.readable.ok).map(snapshotContents),
+      },
+      accelerations: this.#accelerations(),
+    };
+  }
+
+  #turnOn(request: AccelerationRequest): AccelerationInfo {
+    const profile = findProfile(request.profile);
+    const pods = checkEnrolments(request.pods, this.#pods());
+    const ids = new Map(this.#world.cgroups.map((cgroup) => [cgroup.path, BigInt(cgroup.id)]));
+    const enrolled = pods.map((pod) => {
+      const cgroupId = ids.get(pod.cgroup);
+      if (cgroupId === undefined) {
+        throw cgroupError(pod.cgroup);
+      }
+      return { ...pod, cgroupId };
+    });
+    const active = this.#active.get(profile.name) ?? this.#load(profile);
+    for (const pod of enrolled) {
+      active.datapath.enrol(pod);
+    }
+    this.#notify('changed', {});
+    this.#makeRequests(FIRST_REQUESTS);
+    return this.#describeAcceleration(active);
+  }
+
+  #load(profile: MeshProfile): ActiveProfile {
+    this.#object ??= readBpfObject(this.#objectBytes);
+    const datapath = new Datapath(this.#object, profile, this.#sockets, SIMULATED_CPUS);
+    const active = { datapath, since: this.#clock.now() };
+    this.#registry.add(datapath, active.since);
+    this.#active.set(profile.name, active);
+    return active;
+  }
+
+  #turnOff(cgroups: readonly CgroupPath[] | null): TurnOffReport {
+    const known = new Set(this.#pods().map(({ cgroup }) => cgroup));
+    const wanted = new Set(cgroups?.map(checkCgroup) ?? known);
+    const unknown = [...wanted].find((cgroup) => !known.has(cgroup));
+    if (unknown !== undefined || wanted.size === 0) {
+      throw notOnError(unknown ?? 'any cgroup');
+    }
+    const reports: TurnOffReport[] = [];
+    for (const [name, { datapath }] of this.#active) {
+      const leaving = datapath.pods.filter(({ cgroup }) => wanted.has(cgroup));
+      reports.push(...leaving.map(({ cgroup }) => datapath.withdraw(cgroup)));
+      if (datapath.pods.length === 0) {
+        reports.push(datapath.dispose());
+        this.#active.delete(name);
+        this.#lost.delete(name);
+        this.#registry.remove(datapath);
+      }
+    }
+    this.#notify('changed', {});
+    return {
+      detachedLinks: reports.reduce((sum, report) => sum + report.detachedLinks, 0),
+      remainingConnections: reports.reduce((sum, report) => sum + report.remainingConnections, 0),
+    };
+  }
+
+  /** Lets the applications of the world make requests; what the programs decide about them is told. */
+  #makeRequests(count: number): void {
+    const datapaths = [...this.#active.values()].map(({ datapath }) => datapath);
+    if (datapaths.length === 0) {
+      return;
+    }
+    const events = Array.from({ length: count }, () => this.#traffic.makeRequest(datapaths)).flat();
+    const lost = [...this.#active].reduce((sum, [name, { datapath }]) => {
+      const total = datapath.counters().lost;
+      const before = this.#lost.get(name) ?? 0;
+      this.#lost.set(name, total);
+      return sum + total - before;
+    }, 0);
+    if (events.length > 0 || lost > 0) {
+      this.#notify('decisions', { events, lost });
+    }
+  }
+
+  #accelerations(): readonly AccelerationInfo[] {
+    return [...this.#active.values()].map((active) => this.#describeAcceleration(active));
+  }
+
+  #describeAcceleration({ datapath, since }: ActiveProfile): AccelerationInfo {
+    return {
+      profile: datapath.profile.name,
+      pods: datapath.pods.map(({ cgroup, addresses }) => ({ cgroup, addresses })),
+      since,
+      ...this.#registry.idsOf(datapath),
+    };
+  }
+
+  #pods(): AccelerationRequest['pods'] {
+    return [...this.#active.values()].flatMap(({ datapath }) => datapath.pods);
+  }
+
+  #requireActive(profile: string): ActiveProfile {
+    const active = this.#active.get(profile);
+    if (active === undefined) {
+      throw notOnError(`the profile ${profile.slice(0, 60)}`);
+    }
+    return active;
+  }
+
+  #requireMap(mapId: MapId): RegisteredMap {
+    const found = this.#registry.maps().find(({ info }) => info.id === mapId);
+    if (found === undefined) {
+      throw new MeshpathError({
+        code: 'MAP_NOT_FOUND',
+        message: `There is no map with the id ${mapId} any more.`,
+        reason: 'The kernel frees a map when the last program, process and pin that holds it goes away.',
+        remedy: 'List the maps again.',
+      });
+    }
+    return found;
+  }
+}
+
+function snapshotContents(registered: RegisteredMap): MapContents {
+  const entries = readEntries(registered, 0, MAX_SNAPSHOT_ENTRIES + 1);
+  return { mapId: registered.info.id, entries: entries.slice(0, MAX_SNAPSHOT_ENTRIES), truncated: entries.length > MAX_SNAPSHOT_ENTRIES };
+}
+
+function findProfile(name: string): MeshProfile {
+  const profile = MESH_PROFILES.find((known) => known.name === name);
+  if (profile === undefined) {
+    throw new MeshpathError({
+      code: 'PROFILE_INVALID',
+      message: `There is no mesh profile '${name.slice(0, 60)}'.`,
+      reason: `The profiles are: ${MESH_PROFILES.map((known) => known.name).join(', ')}.`,
+      remedy: 'Name one of them.',
+    });
+  }
+  return profile;
+}
+
+function cgroupError(path: string): MeshpathError {
+  return new MeshpathError({
+    code: 'CGROUP_NOT_FOUND',
+    message: `There is no cgroup ${path.slice(0, 200)}.`,
+    reason: 'The simulated cgroup2 hierarchy has no such folder.',
+    remedy: 'Take a path from the list of cgroups.',
+  });
+}
+
+function notOnError(what: string): MeshpathError {
+  return new MeshpathError({
+    code: 'ACCELERATION_NOT_FOUND',
+    message: `Acceleration is not on for ${what}.`,
+    reason: 'It was not turned on here, or it was turned off already.',
+    remedy: 'Look at the list of what is accelerated.',
+  });
+}
