@@ -50,7 +50,13 @@ const MAX_SNAPSHOT_ENTRIES = 1_000;
 export function createSimulatedNode(options: SimulatedNodeOptions): (notify: Notify) => NodeService {
   return (notify) => {
     const node = new SimulatedNode(options, notify);
-    return { handlers: node.handlers(), dispose: () => Promise.resolve(node.dispose()) };
+    return {
+      handlers: node.handlers(),
+      dispose: () => {
+        node.dispose();
+        return Promise.resolve();
+      },
+    };
   };
 }
 

@@ -1,8 +1,8 @@
 import { compare32, compare64, compute32, compute64, convertBytes, signExtend32 } from './arithmetic.ts';
 import { accessBytes, ALU, CLASS, JUMP, LOAD_IMMEDIATE_64, MODE, PSEUDO_CALL, PSEUDO_LOAD, SOURCE_REGISTER } from './instructions.ts';
 import type { Instruction } from './instructions.ts';
-import { AddressSpace, ProgramFault } from './memory.ts';
-import type { FaultKind } from './memory.ts';
+import { ProgramFault } from './memory.ts';
+import type { AddressSpace, FaultKind } from './memory.ts';
 
 export const STACK_BYTES = 512;
 /** MAX_CALL_FRAMES of include/linux/bpf_verifier.h. */
@@ -277,7 +277,7 @@ class Machine {
   #loadImmediate(instruction: Instruction): void {
     const { opcode, destination, source, immediate } = instruction;
     const second = this.#options.instructions[this.#next];
-    if (opcode !== LOAD_IMMEDIATE_64 || second === undefined || second.opcode !== 0) {
+    if (opcode !== LOAD_IMMEDIATE_64 || second?.opcode !== 0) {
       throw invalidInstruction(instruction);
     }
     this.#next += 1;

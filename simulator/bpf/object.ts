@@ -270,11 +270,8 @@ class Linker {
       return at;
     };
     const chunks: Uint8Array[] = [];
-    for (let index = 0; index < parts.length; index += 1) {
-      const part = parts[index];
-      if (part === undefined) {
-        break;
-      }
+    // Linking a function may add those that it calls to the end of the list.
+    for (const part of parts) {
       chunks.push(this.#linkFunction(part, used, placeOf));
       const { start, length } = part.code;
       for (const line of this.#lines.get(part.section.name) ?? []) {

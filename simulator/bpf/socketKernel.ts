@@ -110,14 +110,12 @@ export class SocketKernel {
   /** Runs the connect4 programs for connect(2) of an IPv4 address: where it goes then, and whether it may. */
   connect(socket: KernelSocket, destination: Endpoint): { readonly allowed: boolean; readonly destination: Endpoint; readonly runs: readonly HookRun[] } {
     let target = destination;
-    let allowed = true;
     const runs = this.#cgroupHooks(socket, 'cgroup_inet4_connect').map((attachment): HookRun => {
       const run = this.#run(attachment, socket, null, (memory) => mapSockAddr(memory, socket, target));
       target = run.result;
-      allowed &&= returnedValue(run) === 1n;
       return { attachment, run };
     });
-    return { allowed, destination: target, runs };
+    return { allowed: allAllow(runs), destination: target, runs };
   }
 
   /** The socket has its addresses and is about to send its SYN (tcp_connect): sockops TCP_CONNECT. */
@@ -175,15 +173,13 @@ export class SocketKernel {
       length: SOCKADDR_IN_BYTES,
       result: kernelAnswer === null ? -ERRNO.ENOENT : 0,
     };
-    let allowed = true;
     const runs = this.#cgroupHooks(socket, 'cgroup_getsockopt').map((attachment): HookRun => {
       const before = state;
       const run = this.#run(attachment, socket, null, (memory) => mapSocketOption(memory, socket, { level: SOL_IP, name: SO_ORIGINAL_DST, ...before }));
       state = run.result;
-      allowed &&= returnedValue(run) === 1n;
       return { attachment, run };
     });
-    return { answer: allowed && state.result === 0 ? (readSocketAddress(state.value) ?? null) : null, runs };
+    return { answer: allAllow(runs) && state.result === 0 ? (readSocketAddress(state.value) ?? null) : null, runs };
   }
 
   /** getpeername(2): what the caller is told. */
@@ -248,6 +244,11 @@ export class SocketKernel {
     socket.local = address;
     return 0;
   }
+}
+
+/** Each program of a cgroup hook can forbid (kernel/bpf/cgroup.c, bpf_prog_run_array_cg). */
+function allAllow(runs: readonly HookRun[]): boolean {
+  return runs.every(({ run }) => returnedValue(run) === 1n);
 }
 
 /** What a program returned; a program that faulted lets things be, as one that is not attached would. */
