@@ -12,6 +12,7 @@ import type { MapContents, Snapshot } from '../agent/protocol/snapshot.ts';
 import { Datapath } from './bpf/datapath.ts';
 import { readBpfObject } from './bpf/object.ts';
 import type { BpfObject } from './bpf/object.ts';
+import { seededRandom } from './bpf/random.ts';
 import { SocketKernel } from './bpf/socketKernel.ts';
 import { SIMULATED_CPUS, surroundingsOf } from './bpf/surroundings.ts';
 import { isAtOrBelow } from './explain/acceleratedPods.ts';
@@ -20,7 +21,7 @@ import { LiveTraffic } from './node/liveTraffic.ts';
 import { readEntries, readPage } from './node/mapPages.ts';
 import { ObjectRegistry } from './node/objectRegistry.ts';
 import type { RegisteredMap } from './node/objectRegistry.ts';
-import { SimulatedClock, seededRandom } from './node/simulatedClock.ts';
+import { SimulatedClock } from './node/simulatedClock.ts';
 import { describeSimulatedHealth } from './node/simulatedDoctor.ts';
 import { buildWorld } from './world/world.ts';
 

@@ -18,7 +18,7 @@ const IPPROTO_TCP = 6;
 const SOCK_ADDR = { bytes: 72, userFamily: 0, userIp4: 4, userIp6: 8, userPort: 24, family: 28, type: 32, protocol: 36, sourceIp4: 40, sourceIp6: 44, socket: 64 } as const;
 const SOCK_OPS_CONTEXT = {
   bytes: 224, op: 0, arguments: 4, family: 20, remoteIp4: 24, localIp4: 28, remoteIp6: 32, localIp6: 48, remotePort: 64, localPort: 68, isFullSocket: 72,
-  callbackFlags: 84, state: 88, socket: 184,
+  callbackFlags: 84, state: 88, nextReceived: 100, nextSent: 104, socket: 184,
 } as const;
 const SK_MSG = { bytes: 80, data: 0, dataEnd: 8, family: 16, remoteIp4: 20, localIp4: 24, remoteIp6: 28, localIp6: 44, remotePort: 60, localPort: 64, size: 68, socket: 72 } as const;
 const SOCK = { bytes: 80, family: 4, type: 8, protocol: 12, sourceIp4: 24, sourceIp6: 28, sourcePort: 44, destinationPort: 48, destinationIp4: 52, destinationIp6: 56, state: 72, queue: 76 } as const;
@@ -84,6 +84,8 @@ export function mapSockOps(memory: AddressSpace, socket: KernelSocket, op: numbe
   view.setUint32(SOCK_OPS_CONTEXT.isFullSocket, 1, true);
   view.setUint32(SOCK_OPS_CONTEXT.callbackFlags, socket.callbacks, true);
   view.setUint32(SOCK_OPS_CONTEXT.state, socket.state, true);
+  view.setUint32(SOCK_OPS_CONTEXT.nextReceived, socket.nextReceived, true);
+  view.setUint32(SOCK_OPS_CONTEXT.nextSent, socket.nextSent, true);
   view.setBigUint64(SOCK_OPS_CONTEXT.socket, mapSocket(memory, socket), true);
   return {
     pointer: mapContext(memory, 'struct bpf_sock_ops', bytes, [[SOCK_OPS_CONTEXT.arguments, SOCK_OPS_CONTEXT.family]]),

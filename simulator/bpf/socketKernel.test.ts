@@ -10,6 +10,7 @@ import type { CgroupPath, Endpoint, NamespaceId } from '../../agent/protocol/sca
 import { loadObject, mapNamed, programNamed } from './loadedObject.ts';
 import type { LoadedObject } from './loadedObject.ts';
 import { readBpfObject } from './object.ts';
+import { seededRandom } from './random.ts';
 import { SocketKernel } from './socketKernel.ts';
 import type { KernelSocket } from './sockets.ts';
 
@@ -39,7 +40,7 @@ function accelerate(): Bench {
   const kernel = new SocketKernel({
     cpus: 2,
     bootNanoseconds: () => (now += 1_000n),
-    random: () => 4,
+    random: seededRandom(7),
     cgroupLine: (path) => pods.flatMap((pod) => (pod.cgroup === path ? [pod.id] : [])),
     netnsCookie: (namespace) => pods.find((pod) => pod.namespace === namespace)?.cookie ?? 1n,
     isLocalAddress: (namespace, address) => pods.some((pod) => pod.namespace === namespace && pod.address === address),
@@ -93,7 +94,7 @@ function open(bench: Bench, client: KernelSocket, destination: Endpoint, serverP
   kernel.sendSyn(client, source, connected.destination);
   kernel.establishActive(client);
   const server = socketOf(bench, serverPod, serverUid, family);
-  kernel.establishPassive(server, connected.destination, source);
+  kernel.establishPassive(server, connected.destination, source, client);
   return server;
 }
 
@@ -148,9 +149,23 @@ test('a message sent before the other end is enrolled goes through TCP, and so d
   kernel.establishActive(client);
   assert.equal(kernel.send(client, 10).redirect, null);
   const server = socketOf(bench, POD_A, 1337);
-  kernel.establishPassive(server, destination, client.local);
+  kernel.establishPassive(server, destination, client.local, client);
   assert.equal(kernel.send(client, 10).redirect, null);
   assert.ok(bench.events().some((event) => event.reason === 'message_passed_peer_missing'));
+});
+
+test('a connection whose source port changed on its way is known by its handshake', () => {
+  const bench = accelerate();
+  const { kernel } = bench;
+  const client = socketOf(bench, POD_A, 1000);
+  const { destination } = kernel.connect(client, at('10.1.0.3', 8080));
+  kernel.sendSyn(client, at('10.1.0.2', 40_001), destination);
+  kernel.establishActive(client);
+  const server = socketOf(bench, POD_A, 1337);
+  kernel.establishPassive(server, destination, at('10.1.0.2', 50_002), client);
+  assert.deepEqual(kernel.askOriginalDestination(server, null).answer, at('10.1.0.3', 8080));
+  assert.equal(kernel.send(client, 10).redirect, server);
+  assert.equal(kernel.send(server, 10).redirect, client);
 });
 
 test('closing deletes the state of a connection', () => {

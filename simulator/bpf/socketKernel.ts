@@ -100,6 +100,8 @@ export class SocketKernel {
       remote: nowhere,
       state: TCP_STATE.CLOSE,
       callbacks: 0,
+      nextSent: 0,
+      nextReceived: 0,
       unreadBytes: 0,
       storage: new Map(),
     };
@@ -123,19 +125,27 @@ export class SocketKernel {
     socket.local = local;
     socket.remote = remote;
     socket.state = TCP_STATE.SYN_SENT;
+    socket.nextSent = this.#surroundings.random();
     return this.#sockOps(socket, SOCK_OPS.TCP_CONNECT);
   }
 
-  /** The SYN-ACK has come: sockops ACTIVE_ESTABLISHED. */
+  /** The SYN-ACK has come, with the other side's first sequence number: sockops ACTIVE_ESTABLISHED. */
   establishActive(socket: KernelSocket): readonly HookRun[] {
     socket.state = TCP_STATE.ESTABLISHED;
+    socket.nextSent = nextSequence(socket.nextSent);
+    socket.nextReceived = nextSequence(this.#surroundings.random());
     return this.#sockOps(socket, SOCK_OPS.ACTIVE_ESTABLISHED);
   }
 
-  /** The last ACK of the handshake has come and the accepted socket exists: sockops PASSIVE_ESTABLISHED. */
-  establishPassive(socket: KernelSocket, local: Endpoint, remote: Endpoint): readonly HookRun[] {
+  /**
+   * The last ACK of the handshake of `peer`, which is established, has come and the accepted socket exists: sockops
+   * PASSIVE_ESTABLISHED. `local` and `remote` are as it sees them; NAT may have changed them on the way, not the sequence numbers.
+   */
+  establishPassive(socket: KernelSocket, local: Endpoint, remote: Endpoint, peer: KernelSocket): readonly HookRun[] {
     socket.local = local;
     socket.remote = remote;
+    socket.nextSent = peer.nextReceived;
+    socket.nextReceived = peer.nextSent;
     socket.state = TCP_STATE.ESTABLISHED;
     return this.#sockOps(socket, SOCK_OPS.PASSIVE_ESTABLISHED);
   }
@@ -244,6 +254,11 @@ export class SocketKernel {
     socket.local = address;
     return 0;
   }
+}
+
+/** A SYN takes one sequence number (RFC 9293, 3.4); they are 32 bits. */
+function nextSequence(sequence: number): number {
+  return (sequence + 1) >>> 0;
 }
 
 /** Each program of a cgroup hook can forbid (kernel/bpf/cgroup.c, bpf_prog_run_array_cg). */

@@ -28,6 +28,9 @@ export interface KernelSocket {
   state: number;
   /** BPF_SOCK_OPS_*_CB_FLAG bits that a program asked for. */
   callbacks: number;
+  /** The sequence number of the next byte that it sends, and of the next that it expects (snd_nxt, rcv_nxt). */
+  nextSent: number;
+  nextReceived: number;
   /** Bytes that were redirected into it and that nobody has read. */
   unreadBytes: number;
   /** What programs keep with it (BPF_MAP_TYPE_SK_STORAGE); freed with the socket. */

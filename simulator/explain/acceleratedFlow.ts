@@ -240,7 +240,7 @@ class AcceleratedFlow {
       family: listener.dualStack ? 10 : 2,
       local: null,
     });
-    this.#programSteps(server, serverEnd.description, sockets.establishPassive(server, serverEnd.address, peerSeenByServer), serverState, serverState, enrols);
+    this.#programSteps(server, serverEnd.description, sockets.establishPassive(server, serverEnd.address, peerSeenByServer, client), serverState, serverState, enrols);
     this.#recorder.enter(leg, 'query');
     const original = sockets.askOriginalDestination(server, opened.originalDestination);
     const answers = (answer: Endpoint | null): Decision => (answer === null ? { kind: 'refuse', errno: 'ENOENT' } : { kind: 'answer', endpoint: answer });

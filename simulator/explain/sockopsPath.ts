@@ -1,6 +1,8 @@
+import type { DecisionEvent } from '../../agent/protocol/acceleration.ts';
 import type { Flow, Trace } from '../../agent/protocol/trace.ts';
 import { Datapath } from '../bpf/datapath.ts';
 import { readBpfObject } from '../bpf/object.ts';
+import { seededRandom } from '../bpf/random.ts';
 import { SocketKernel } from '../bpf/socketKernel.ts';
 import { SIMULATED_CPUS, surroundingsOf } from '../bpf/surroundings.ts';
 import { Simulation } from '../world/simulation.ts';
@@ -20,14 +22,20 @@ const NANOSECONDS_PER_STEP = 1_000n;
  * not of this world, NOT_SUPPORTED for IPv6, BPF_OBJECT_INVALID where `object` is not Meshpath's.
  */
 export function explainSockops(world: World, flow: Flow, object: Uint8Array): Trace {
+  return predictSockops(world, flow, object).trace;
+}
+
+/** Like explainSockops, with the events that the programs send on the way, oldest first. */
+export function predictSockops(world: World, flow: Flow, object: Uint8Array): { readonly trace: Trace; readonly events: readonly DecisionEvent[] } {
   checkFlow(flow);
+  const events: DecisionEvent[] = [];
   const simulation = new Simulation(world);
   const recorder = new TraceRecorder();
   let now = 0n;
   const sockets = new SocketKernel(
     surroundingsOf(world, {
       bootNanoseconds: () => (now += NANOSECONDS_PER_STEP),
-      random: () => 0,
+      random: seededRandom(1),
     }),
   );
   const { groups, assumptions } = enrolledPods(world.snapshot);
@@ -45,8 +53,11 @@ export function explainSockops(world: World, flow: Flow, object: Uint8Array): Tr
   for (const omission of world.snapshot.omissions) {
     simulation.assumptions.add(`The snapshot lacks ${omission.what}: ${omission.reason}`);
   }
-  const result = runAcceleratedFlow(simulation, recorder, { sockets, datapaths, report: () => undefined }, flow);
-  return {
+  const report = (event: DecisionEvent): void => {
+    events.push(event);
+  };
+  const result = runAcceleratedFlow(simulation, recorder, { sockets, datapaths, report }, flow);
+  const trace: Trace = {
     origin: 'predicted',
     path: 'sockops',
     flow,
@@ -64,4 +75,5 @@ export function explainSockops(world: World, flow: Flow, object: Uint8Array): Tr
     },
     assumptions: [...simulation.assumptions],
   };
+  return { trace, events };
 }
