@@ -15,7 +15,7 @@ import type { BpfObject } from './bpf/object.ts';
 import { seededRandom } from './bpf/random.ts';
 import { SocketKernel } from './bpf/socketKernel.ts';
 import { SIMULATED_CPUS, surroundingsOf } from './bpf/surroundings.ts';
-import { isAtOrBelow } from './explain/acceleratedPods.ts';
+import { findProfile, isAtOrBelow } from './explain/acceleratedPods.ts';
 import { createDemoSnapshot } from './mesh/demoWorld.ts';
 import { LiveTraffic } from './node/liveTraffic.ts';
 import { readEntries, readPage } from './node/mapPages.ts';
@@ -184,7 +184,7 @@ class SimulatedNode {
   }
 
   #turnOn(request: AccelerationRequest): AccelerationInfo {
-    const profile = findProfile(request.profile);
+    const profile = requireProfile(request.profile);
     const pods = checkEnrolments(request.pods, this.#pods());
     const ids = new Map(this.#world.cgroups.map((cgroup) => [cgroup.path, BigInt(cgroup.id)]));
     const enrolled = pods.map((pod) => {
@@ -299,8 +299,8 @@ function snapshotContents(registered: RegisteredMap): MapContents {
   return { mapId: registered.info.id, entries: entries.slice(0, MAX_SNAPSHOT_ENTRIES), truncated: entries.length > MAX_SNAPSHOT_ENTRIES };
 }
 
-function findProfile(name: string): MeshProfile {
-  const profile = MESH_PROFILES.find((known) => known.name === name);
+function requireProfile(name: string): MeshProfile {
+  const profile = findProfile(name);
   if (profile === undefined) {
     throw new MeshpathError({
       code: 'PROFILE_INVALID',

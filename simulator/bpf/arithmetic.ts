@@ -3,7 +3,7 @@ import { ALU, JUMP } from './instructions.ts';
 const INT32_MIN = -0x8000_0000;
 
 /** Gives the low 32 bits of a number as unsigned. */
-export function toUnsigned32(value: number): number {
+function toUnsigned32(value: number): number {
   return value >>> 0;
 }
 

@@ -33,8 +33,24 @@ export interface Context<Result> {
 }
 
 /** Maps struct bpf_sock of a socket, read-only (net/core/filter.c, bpf_sock_convert_ctx_access), and gives its pointer. */
-export function mapSocket(memory: AddressSpace, socket: KernelSocket): bigint {
-  const { bytes, view } = allocate(SOCK.bytes);
+function mapSocket(memory: AddressSpace, socket: KernelSocket): bigint {
+  const bytes = new Uint8Array(SOCK.bytes);
+  writeSocket(bytes, socket);
+  return memory.map({ name: 'struct bpf_sock', bytes, meaning: { kind: 'socket', socket }, writable: [], written: null });
+}
+
+/** Brings struct bpf_sock of a bpf_sock_addr context up to date: programs read the socket itself, which a helper has changed. */
+export function refreshSocket(memory: AddressSpace, context: bigint): void {
+  const { region, offset } = memory.resolve(context);
+  const pointer = new DataView(region.bytes.buffer, region.bytes.byteOffset + offset).getBigUint64(SOCK_ADDR.socket, true);
+  const socket = memory.resolve(pointer).region;
+  if (socket.meaning.kind === 'socket') {
+    writeSocket(socket.bytes, socket.meaning.socket);
+  }
+}
+
+function writeSocket(bytes: Uint8Array, socket: KernelSocket): void {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   view.setUint32(SOCK.family, socket.family, true);
   view.setUint32(SOCK.type, SOCK_STREAM, true);
   view.setUint32(SOCK.protocol, IPPROTO_TCP, true);
@@ -44,7 +60,6 @@ export function mapSocket(memory: AddressSpace, socket: KernelSocket): bigint {
   writeAddress(bytes, socket.remote.address, socket.family, SOCK.destinationIp4, SOCK.destinationIp6);
   view.setUint32(SOCK.state, socket.state, true);
   view.setInt32(SOCK.queue, -1, true);
-  return memory.map({ name: 'struct bpf_sock', bytes, meaning: { kind: 'socket', socket }, writable: [], written: null });
 }
 
 /**

@@ -47,7 +47,7 @@ function hasEffect({ helper, map, result }: HelperCall): boolean {
 }
 
 /** Writes a decoded value in one line, endpoints as `address:port`, zero parts of a key left out. */
-export function writeDecoded(value: DecodedValue): string {
+function writeDecoded(value: DecodedValue): string {
   switch (value.kind) {
     case 'struct':
       return writeFields(value.fields);

@@ -44,7 +44,7 @@ export const SECTION_FLAG = { WRITE: 1n, ALLOC: 2n, EXECUTABLE: 4n } as const;
 export const SYMBOL_TYPE = { NONE: 0, OBJECT: 1, FUNCTION: 2, SECTION: 3 } as const;
 
 /** The largest object that is read. */
-export const MAX_OBJECT_BYTES = 16 * 1024 * 1024;
+const MAX_OBJECT_BYTES = 16 * 1024 * 1024;
 const MAX_SECTIONS = 4_096;
 const MAX_SYMBOLS = 65_536;
 const MAX_RELOCATIONS = 262_144;

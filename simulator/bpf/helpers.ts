@@ -1,6 +1,6 @@
 import type { Endpoint } from '../../agent/protocol/scalars.ts';
 import type { SourceLine } from '../../agent/protocol/trace.ts';
-import { SOCK_OPS, STATE_CALLBACK_FLAG, readSocketAddress } from './contexts.ts';
+import { readSocketAddress, refreshSocket, SOCK_OPS, STATE_CALLBACK_FLAG } from './contexts.ts';
 import type { Helper } from './machine.ts';
 import { ProgramFault } from './memory.ts';
 import type { AddressSpace } from './memory.ts';
@@ -21,7 +21,6 @@ export interface HelperKernel {
 
 /** One call of a helper that took part in a decision. */
 export interface HelperCall {
-  readonly instruction: number;
   /** How many of the lines of the run had begun. */
   readonly lineCount: number;
   readonly helper: string;
@@ -152,7 +151,7 @@ const KEYED_HELPERS: Readonly<Record<string, readonly [map: number, key: number]
 };
 
 function describeCall(state: RunState, memory: AddressSpace, helper: string, arguments_: readonly bigint[], result: bigint): HelperCall {
-  const place = { instruction: state.instruction, lineCount: state.lines.length };
+  const place = { lineCount: state.lines.length };
   const keyed = KEYED_HELPERS[helper];
   if (keyed === undefined) {
     return { ...place, helper, map: null, key: null, result };
@@ -240,7 +239,12 @@ function currentCommand(state: RunState, memory: AddressSpace, buffer: bigint, l
 function bind(state: RunState, memory: AddressSpace, context: bigint, addressPointer: bigint, length: bigint): bigint {
   requireContext(state, context);
   const address = readSocketAddress(memory.readBytes(addressPointer, Math.min(Number(length & 0xffff_ffffn), 128)));
-  return address === undefined || length < 16n ? BigInt(-ERRNO.EINVAL) : BigInt(state.kernel.bind(state.socket, address));
+  if (address === undefined || length < 16n) {
+    return BigInt(-ERRNO.EINVAL);
+  }
+  const result = state.kernel.bind(state.socket, address);
+  refreshSocket(memory, context);
+  return BigInt(result);
 }
 
 function socketStorageGet(_state: RunState, memory: AddressSpace, mapPointer: bigint, socketPointer: bigint, initial: bigint, flags: bigint): bigint {

@@ -4,11 +4,11 @@ import type { Instruction } from './instructions.ts';
 import { ProgramFault } from './memory.ts';
 import type { AddressSpace, FaultKind } from './memory.ts';
 
-export const STACK_BYTES = 512;
+const STACK_BYTES = 512;
 /** MAX_CALL_FRAMES of include/linux/bpf_verifier.h. */
 const MAX_CALL_FRAMES = 8;
 /** BPF_COMPLEXITY_LIMIT_INSNS of include/linux/bpf_verifier.h: no program that the kernel loads runs longer without loops. */
-export const DEFAULT_INSTRUCTION_LIMIT = 1_000_000;
+const DEFAULT_INSTRUCTION_LIMIT = 1_000_000;
 
 const REGISTERS = 11;
 const FRAME_POINTER = 10;

@@ -4,10 +4,10 @@ import type { MapDefinition } from './object.ts';
 import type { KernelSocket } from './sockets.ts';
 
 /** Error numbers of the kernel that maps and helpers give, as positive numbers (include/uapi/asm-generic/errno*.h). */
-export const ERRNO = { ENOENT: 2, E2BIG: 7, EAGAIN: 11, ENOMEM: 12, EBUSY: 16, EEXIST: 17, EINVAL: 22, ENOSPC: 28, EOPNOTSUPP: 95, EADDRNOTAVAIL: 99 } as const;
+export const ERRNO = { ENOENT: 2, E2BIG: 7, EAGAIN: 11, EEXIST: 17, EINVAL: 22, EOPNOTSUPP: 95, EADDRNOTAVAIL: 99 } as const;
 
 /** Flags of an update (include/uapi/linux/bpf.h). */
-export const UPDATE = { ANY: 0, NOEXIST: 1, EXIST: 2 } as const;
+const UPDATE = { ANY: 0, NOEXIST: 1, EXIST: 2 } as const;
 
 /** One entry as user space reads it: one value, or one for each CPU. */
 export interface UserEntry {

@@ -1,6 +1,5 @@
 import type { MeshProfile, PodInfo } from '../../agent/protocol/acceleration.ts';
 import { MESH_PROFILES } from '../../agent/protocol/acceleration.ts';
-import { inputError } from '../../agent/protocol/errors.ts';
 import type { CgroupPath } from '../../agent/protocol/scalars.ts';
 import type { Snapshot } from '../../agent/protocol/snapshot.ts';
 import type { EnrolledPod } from '../bpf/datapath.ts';
@@ -42,15 +41,6 @@ export function enrolledPods(snapshot: Snapshot): Enrolment {
 /** Gives the profile of a name; undefined where no such mesh is known. */
 export function findProfile(name: string): MeshProfile | undefined {
   return MESH_PROFILES.find((profile) => profile.name === name);
-}
-
-/** Like findProfile; throws INPUT_INVALID where no such mesh is known. */
-export function requireProfile(name: string): MeshProfile {
-  const profile = findProfile(name);
-  if (profile === undefined) {
-    throw inputError(`There is no mesh profile '${name.slice(0, 60)}'.`, `Known are: ${MESH_PROFILES.map((known) => known.name).join(', ')}.`, 'Choose one of these.');
-  }
-  return profile;
 }
 
 /** The cgroup that all processes of the pod are in and no others are, else each of its cgroups. */
