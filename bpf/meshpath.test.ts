@@ -3,8 +3,6 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { LAYOUT, MAX_EXCLUDED_PORTS } from '../agent/accelerate/datapathLayout.ts';
-import { EVENTS_LOST_COUNTER } from '../agent/accelerate/decisions.ts';
 import { DECISION_HOOKS, DECISION_REASONS } from '../agent/protocol/acceleration.ts';
 import { parseBtf, sizeOfType } from '../agent/protocol/btf.ts';
 import type { BtfMember } from '../agent/protocol/btf.ts';
@@ -41,17 +39,6 @@ function enumNames(name: string, prefix: string): string[] {
   });
 }
 
-test('the agent knows every structure of the programs as the compiler laid it out', () => {
-  for (const [name, { bytes, fields }] of Object.entries(LAYOUT)) {
-    assert.equal(sizeOf(name), bytes, `size of struct ${name}`);
-    for (const [field, offset] of Object.entries(fields)) {
-      const member = membersOf(name).find((candidate) => candidate.name === field);
-      assert.equal(member?.bitOffset, offset * 8, `offset of ${name}.${field}`);
-    }
-  }
-  assert.equal(section('.rodata').length, LAYOUT.mesh_profile.bytes);
-});
-
 test('the structures that are keys have no bytes that nobody sets', () => {
   for (const name of ['connection_key', 'socket_key', 'endpoint', 'decision_event', 'mesh_profile']) {
     const covered = membersOf(name).reduce((sum, member) => sum + (sizeOfType(btf, member.type) ?? 0), 0);
@@ -62,12 +49,6 @@ test('the structures that are keys have no bytes that nobody sets', () => {
 test('hooks and reasons are numbered alike in the programs and in the protocol', () => {
   assert.deepEqual(enumNames('decision_hook', 'DECISION_HOOK_'), [...DECISION_HOOKS]);
   assert.deepEqual(enumNames('decision_reason', 'DECISION_'), [...DECISION_REASONS, 'events_lost']);
-  assert.equal(EVENTS_LOST_COUNTER, DECISION_REASONS.length);
-});
-
-test('there is room for as many excluded ports as the agent lets through', () => {
-  const member = membersOf('mesh_profile').find(({ name }) => name === 'excluded_inbound_ports');
-  assert.equal(sizeOfType(btf, member?.type ?? 0), MAX_EXCLUDED_PORTS * 2);
 });
 
 test('the object in the repository is of the sources beside it', async (context) => {

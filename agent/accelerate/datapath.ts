@@ -1,5 +1,19 @@
 import { closeSync } from 'node:fs';
 import { constants } from 'node:os';
+import {
+  COUNTER_ENTRIES,
+  DATAPATH_PROGRAMS,
+  decodeConnection,
+  decodeDecisionEvent,
+  encodeConnectionSwitchedOff,
+  encodeNoPod,
+  encodePod,
+  encodePodOwner,
+  encodeSettings,
+  encodeSwitch,
+  sumCounters,
+} from '../protocol/datapath.ts';
+import type { ConnectionState, CounterSums } from '../protocol/datapath.ts';
 import { isIpv4, mappedAddressBytes } from '../protocol/ipAddress.ts';
 import { MeshpathError } from '../protocol/errors.ts';
 import type { DecisionCounters, DecisionEvents, MeshProfile, PodEnrolment } from '../protocol/acceleration.ts';
@@ -8,36 +22,24 @@ import { ATTACH_TYPE, loadBpfObject } from '../libbpf/bpfObject.ts';
 import type { AttachType, BpfObject } from '../libbpf/bpfObject.ts';
 import { createIntrospection } from '../libbpf/introspection.ts';
 import type { Libbpf } from '../libbpf/library.ts';
-import { deleteElement, lookupElement, readHashEntries, replaceElement, updateElement } from '../libbpf/maps.ts';
-import type { HashEntry } from '../libbpf/maps.ts';
+import { deleteElement, lookupElement, lookupPerCpu, readHashEntries, replaceElement, updateElement } from '../libbpf/maps.ts';
+import type { EntrySizes, HashEntry } from '../libbpf/maps.ts';
 import { readRingBuffer } from '../libbpf/ringBuffer.ts';
 import type { RingBufferReader } from '../libbpf/ringBuffer.ts';
 import { attachError } from './attachError.ts';
-import {
-  decodeConnection,
-  encodeCgroupId,
-  encodeConnectionSwitchedOff,
-  encodePod,
-  encodeProfile,
-  encodeSwitchedOff,
-  LAYOUT,
-} from './datapathLayout.ts';
-import type { ConnectionState } from './datapathLayout.ts';
-import { decodeDecisionEvent, EVENTS_LOST_COUNTER, readDecisionCounters, sumCounter } from './decisions.ts';
 import { withCgroup } from './podCgroup.ts';
 
 const OBJECT_NAME = 'meshpath';
-const COUNTER_BYTES = 8;
 /** `connections` has 65,536 entries; the rest is for connections that are on their way while the limit is reached. */
 const CONNECTION_LIMIT = 61_440n;
 
 /** Programs of a pod but connect4, in the order in which they are attached: all that a rewritten connection needs. */
 const SUPPORTING_PROGRAMS: readonly (readonly [string, AttachType])[] = [
-  ['meshpath_sockops', ATTACH_TYPE.cgroupSockOps],
-  ['meshpath_getsockopt', ATTACH_TYPE.cgroupGetsockopt],
-  ['meshpath_getpeername4', ATTACH_TYPE.cgroupInet4Getpeername],
+  [DATAPATH_PROGRAMS.sockops, ATTACH_TYPE.cgroupSockOps],
+  [DATAPATH_PROGRAMS.getsockopt, ATTACH_TYPE.cgroupGetsockopt],
+  [DATAPATH_PROGRAMS.getpeername, ATTACH_TYPE.cgroupInet4Getpeername],
 ];
-const CONNECT_PROGRAM = ['meshpath_connect4', ATTACH_TYPE.cgroupInet4Connect] as const;
+const CONNECT_PROGRAM = [DATAPATH_PROGRAMS.connect, ATTACH_TYPE.cgroupInet4Connect] as const;
 
 export interface DatapathOptions {
   readonly libbpf: Libbpf;
@@ -67,7 +69,7 @@ export class Datapath {
   readonly #pods: AttachedPod[] = [];
   readonly #messageLinkFd: number | null;
   readonly #events: RingBufferReader;
-  #lost = 0n;
+  #lost = 0;
 
   private constructor(options: DatapathOptions, object: BpfObject) {
     this.#libbpf = options.libbpf;
@@ -76,7 +78,7 @@ export class Datapath {
     // Sockets take the program over as they come into the sockhash: it has to be there first.
     this.#messageLinkFd = attachMessages(options.libbpf, object);
     this.#events = readRingBuffer(options.libbpf, object.mapFd('events'), (records) => {
-      const events = records.map(decodeDecisionEvent).filter((event) => event !== undefined);
+      const events = records.flatMap((record) => decodeDecisionEvent(object.btf, record) ?? []);
       options.onDecisions({ events, lost: this.#takeLost() });
     });
   }
@@ -133,8 +135,9 @@ export class Datapath {
   switchOff(): void {
     const fd = this.#object.mapFd('control');
     const key = new Uint8Array(4);
-    const current = lookupElement(this.#libbpf, fd, key, LAYOUT.control.bytes);
-    updateElement(this.#libbpf, fd, key, encodeSwitchedOff(current ?? new Uint8Array(LAYOUT.control.bytes)));
+    const { valueBytes } = this.#sizesOf(fd);
+    const current = lookupElement(this.#libbpf, fd, key, valueBytes) ?? new Uint8Array(valueBytes);
+    updateElement(this.#libbpf, fd, key, encodeSwitch(this.#object.btf, current, true));
   }
 
   /** Stops the rewriting for some pods, so that no new connection of or to them is taken; answers go on. */
@@ -157,7 +160,7 @@ export class Datapath {
     const leaving = this.#select(cgroups);
     const remaining = this.#connectionsOf(leaving).filter(({ state }) => state.isAccelerated);
     for (const { key, value } of remaining) {
-      replaceElement(this.#libbpf, this.#object.mapFd('connections'), key, encodeConnectionSwitchedOff(value));
+      replaceElement(this.#libbpf, this.#object.mapFd('connections'), key, encodeConnectionSwitchedOff(this.#object.btf, value));
     }
     const detachedLinks = leaving.reduce((count, { linkFds }) => count + linkFds.length, 0);
     leaving.forEach(closeLinks);
@@ -167,7 +170,7 @@ export class Datapath {
 
   /** Gives how often each decision was made since the programs were loaded. */
   countDecisions(): DecisionCounters {
-    return readDecisionCounters((index) => this.#count(index));
+    return this.#readCounters().reasons;
   }
 
   /** Gives the kernel's ids of what is loaded and attached. */
@@ -204,18 +207,18 @@ export class Datapath {
   }
 
   #describePod({ enrolment, cgroupId }: AttachedPod): void {
-    const source = enrolment.addresses.find(isIpv4);
+    const { btf } = this.#object;
     for (const address of enrolment.addresses) {
-      updateElement(this.#libbpf, this.#object.mapFd('pod_addresses'), mappedAddressBytes(address), encodeCgroupId(cgroupId));
+      updateElement(this.#libbpf, this.#object.mapFd('pod_addresses'), mappedAddressBytes(address), encodePodOwner(btf, cgroupId));
     }
-    replaceElement(this.#libbpf, this.#object.mapFd('pods'), encodeCgroupId(cgroupId), encodePod(cgroupId, source));
+    replaceElement(this.#libbpf, this.#object.mapFd('pods'), podKey(cgroupId), encodePod(btf, cgroupId, enrolment.addresses.find(isIpv4)));
   }
 
   #withdraw({ enrolment, cgroupId }: AttachedPod): void {
     for (const address of enrolment.addresses) {
       deleteElement(this.#libbpf, this.#object.mapFd('pod_addresses'), mappedAddressBytes(address));
     }
-    replaceElement(this.#libbpf, this.#object.mapFd('pods'), encodeCgroupId(cgroupId), encodePod(0n, undefined));
+    replaceElement(this.#libbpf, this.#object.mapFd('pods'), podKey(cgroupId), encodeNoPod(this.#object.btf));
   }
 
   #select(cgroups: ReadonlySet<string>): AttachedPod[] {
@@ -224,22 +227,28 @@ export class Datapath {
 
   #connectionsOf(pods: readonly AttachedPod[]): (HashEntry & { readonly state: ConnectionState })[] {
     const ids = new Set(pods.map(({ cgroupId }) => cgroupId));
-    return readHashEntries(this.#libbpf, this.#object.mapFd('connections'), { keyBytes: LAYOUT.connection_key.bytes, valueBytes: LAYOUT.connection.bytes })
-      .map((entry) => ({ ...entry, state: decodeConnection(entry.value) }))
+    const fd = this.#object.mapFd('connections');
+    return readHashEntries(this.#libbpf, fd, this.#sizesOf(fd))
+      .map((entry) => ({ ...entry, state: decodeConnection(this.#object.btf, entry.value) }))
       .filter(({ state }) => ids.has(state.connectingCgroupId) || ids.has(state.acceptingCgroupId));
   }
 
-  #count(index: number): bigint {
-    const valueBytes = COUNTER_BYTES * this.#libbpf.functions.libbpf_num_possible_cpus();
-    const key = new Uint8Array(Uint32Array.of(index).buffer);
-    return sumCounter(lookupElement(this.#libbpf, this.#object.mapFd('counters'), key, valueBytes) ?? new Uint8Array());
+  #sizesOf(fd: number): EntrySizes {
+    return createIntrospection(this.#libbpf).mapInfo(fd);
+  }
+
+  #readCounters(): CounterSums {
+    const fd = this.#object.mapFd('counters');
+    const { valueBytes } = this.#sizesOf(fd);
+    const keys = Array.from({ length: COUNTER_ENTRIES }, (_, index) => new Uint8Array(Uint32Array.of(index).buffer));
+    return sumCounters(keys.map((key) => lookupPerCpu(this.#libbpf, fd, key, valueBytes)));
   }
 
   #takeLost(): number {
-    const total = this.#count(EVENTS_LOST_COUNTER);
-    const lost = Number(total - this.#lost);
-    this.#lost = total;
-    return lost;
+    const { lost } = this.#readCounters();
+    const news = lost - this.#lost;
+    this.#lost = lost;
+    return news;
   }
 }
 
@@ -251,7 +260,8 @@ function loadForKernel(options: DatapathOptions): BpfObject {
   const load = (hasNetnsCookie: boolean): BpfObject =>
     loadBpfObject(options.libbpf, options.object, {
       name: OBJECT_NAME,
-      readOnlyData: encodeProfile(options.profile, { unreadLimit: options.unreadLimit, connectionLimit: CONNECTION_LIMIT, hasNetnsCookie }),
+      readOnlyData: (initial, btf) =>
+        encodeSettings(btf, initial, { profile: options.profile, unreadLimit: options.unreadLimit, connectionLimit: CONNECTION_LIMIT, hasNetnsCookie }),
     });
   try {
     return load(true);
@@ -265,7 +275,7 @@ function loadForKernel(options: DatapathOptions): BpfObject {
 
 /** Attaches sk_msg to the sockhash by a link and gives its descriptor; null before Linux 6.10, which has no such links. */
 function attachMessages({ functions, describe }: Libbpf, object: BpfObject): number | null {
-  const program = object.programFd('meshpath_sk_msg');
+  const program = object.programFd(DATAPATH_PROGRAMS.message);
   const sockets = object.mapFd('sockets');
   const link = functions.bpf_link_create(program, sockets, ATTACH_TYPE.skMsgVerdict, null);
   if (link >= 0) {
@@ -277,11 +287,16 @@ function attachMessages({ functions, describe }: Libbpf, object: BpfObject): num
     throw new MeshpathError({
       code: 'BPF_ATTACH_FAILED',
       message: 'The kernel refused to attach a program.',
-      reason: `Attaching meshpath_sk_msg to its sockhash failed with ${describe(-result)}.`,
+      reason: `Attaching ${DATAPATH_PROGRAMS.message} to its sockhash failed with ${describe(-result)}.`,
       remedy: 'Check that the kernel has CONFIG_BPF_STREAM_PARSER.',
     });
   }
   return null;
+}
+
+/** The key of `pods`: struct bpf_cgroup_storage_key, or its first member alone, in the byte order of the machine. */
+function podKey(cgroupId: bigint): Uint8Array {
+  return new Uint8Array(BigUint64Array.of(cgroupId).buffer);
 }
 
 function closeLinks({ linkFds }: AttachedPod): void {

@@ -1,4 +1,6 @@
 import { constants } from 'node:os';
+import { parseBtf } from '../protocol/btf.ts';
+import type { Btf } from '../protocol/btf.ts';
 import { MeshpathError } from '../protocol/errors.ts';
 import type { ErrorCode } from '../protocol/errors.ts';
 import type { Libbpf, Pointer } from './library.ts';
@@ -17,6 +19,8 @@ export type AttachType = (typeof ATTACH_TYPE)[keyof typeof ATTACH_TYPE];
 
 /** A loaded object. Its descriptors belong to it and end with `close`; what is attached or used by sockets lives on. */
 export interface BpfObject {
+  /** The type information of the object. */
+  readonly btf: Btf;
   readonly programFd: (name: string) => number;
   readonly mapFd: (name: string) => number;
   readonly programNames: readonly string[];
@@ -27,8 +31,8 @@ export interface BpfObject {
 export interface ObjectOptions {
   /** The name that internal maps begin with: `meshpath` makes `meshpath.rodata`. */
   readonly name: string;
-  /** The contents of `.rodata`; exactly as many bytes as the object has there. */
-  readonly readOnlyData: Uint8Array;
+  /** Gives the contents of `.rodata`, as many bytes as `initial`, which are what the object has there. */
+  readonly readOnlyData: (initial: Uint8Array, btf: Btf) => Uint8Array;
 }
 
 /**
@@ -40,7 +44,8 @@ export function loadBpfObject(libbpf: Libbpf, bytes: Uint8Array, options: Object
   libbpf.takeMessages();
   const object = openObject(libbpf, bytes, options.name);
   try {
-    setReadOnlyData(libbpf, object, options);
+    const btf = parseBtf(readBtf(libbpf, object));
+    setReadOnlyData(libbpf, object, btf, options);
     const result = functions.bpf_object__load(object);
     if (result < 0) {
       throw loadError(libbpf, -result);
@@ -48,6 +53,7 @@ export function loadBpfObject(libbpf: Libbpf, bytes: Uint8Array, options: Object
     const programs = listPrograms(libbpf, object);
     const maps = listMaps(libbpf, object);
     return {
+      btf,
       programFd: (name) => find(programs, name, 'program'),
       mapFd: (name) => find(maps, name, 'map'),
       programNames: [...programs.keys()],
@@ -71,18 +77,27 @@ function openObject(libbpf: Libbpf, bytes: Uint8Array, name: string): Pointer<'b
   return object;
 }
 
-function setReadOnlyData(libbpf: Libbpf, object: Pointer<'bpf_object'>, { name, readOnlyData }: ObjectOptions): void {
-  const map = libbpf.functions.bpf_object__find_map_by_name(object, `${name}.rodata`);
-  if (map === null) {
+function readBtf({ functions, koffi }: Libbpf, object: Pointer<'bpf_object'>): Uint8Array {
+  const btf = functions.bpf_object__btf(object);
+  const size = new Uint32Array(1);
+  const data = btf === null ? null : functions.btf__raw_data(btf, size);
+  if (data === null) {
+    throw invalidObject('The object has no type information (BTF).');
+  }
+  return koffi.decode(data, 'uint8_t', size[0] ?? 0) as Uint8Array;
+}
+
+function setReadOnlyData({ functions, koffi, describe }: Libbpf, object: Pointer<'bpf_object'>, btf: Btf, { name, readOnlyData }: ObjectOptions): void {
+  const map = functions.bpf_object__find_map_by_name(object, `${name}.rodata`);
+  const size = new BigUint64Array(1);
+  const initial = map === null ? null : functions.bpf_map__initial_value(map, size);
+  if (map === null || initial === null) {
     throw invalidObject('The object has no read-only data.');
   }
-  const size = libbpf.functions.bpf_map__value_size(map);
-  if (size !== readOnlyData.length) {
-    throw invalidObject(`The object has ${size} bytes of read-only data and not ${readOnlyData.length}.`);
-  }
-  const result = libbpf.functions.bpf_map__set_initial_value(map, readOnlyData, readOnlyData.length);
+  const bytes = readOnlyData(koffi.decode(initial, 'uint8_t', Number(size[0])) as Uint8Array, btf);
+  const result = functions.bpf_map__set_initial_value(map, bytes, bytes.length);
   if (result < 0) {
-    throw invalidObject(`Setting the read-only data failed with ${libbpf.describe(-result)}.`);
+    throw invalidObject(`Setting the read-only data failed with ${describe(-result)}.`);
   }
 }
 

@@ -24,7 +24,9 @@ export interface LibbpfFunctions {
   readonly bpf_object__next_program: (object: Pointer<'bpf_object'>, previous: Pointer<'bpf_program'> | null) => Pointer<'bpf_program'> | null;
   readonly bpf_map__name: (map: Pointer<'bpf_map'>) => string;
   readonly bpf_map__fd: (map: Pointer<'bpf_map'>) => number;
-  readonly bpf_map__value_size: (map: Pointer<'bpf_map'>) => number;
+  readonly bpf_object__btf: (object: Pointer<'bpf_object'>) => Pointer<'btf'> | null;
+  readonly btf__raw_data: (btf: Pointer<'btf'>, size: Uint32Array) => Pointer<'bytes'> | null;
+  readonly bpf_map__initial_value: (map: Pointer<'bpf_map'>, size: BigUint64Array) => Pointer<'bytes'> | null;
   readonly bpf_map__set_initial_value: (map: Pointer<'bpf_map'>, bytes: Memory, size: number) => number;
   readonly bpf_program__name: (program: Pointer<'bpf_program'>) => string;
   readonly bpf_program__fd: (program: Pointer<'bpf_program'>) => number;
@@ -67,7 +69,9 @@ const DECLARATIONS: { readonly [Name in keyof LibbpfFunctions]: readonly [string
   bpf_object__next_program: ['void *', ['void *', 'void *']],
   bpf_map__name: ['str', ['void *']],
   bpf_map__fd: ['int', ['void *']],
-  bpf_map__value_size: ['uint32_t', ['void *']],
+  bpf_object__btf: ['void *', ['void *']],
+  btf__raw_data: ['void *', ['void *', 'void *']],
+  bpf_map__initial_value: ['void *', ['void *', 'void *']],
   bpf_map__set_initial_value: ['int', ['void *', 'void *', 'size_t']],
   bpf_program__name: ['str', ['void *']],
   bpf_program__fd: ['int', ['void *']],

@@ -4,6 +4,7 @@ import type { Libbpf } from './library.ts';
 
 const { EINTR, ENOENT } = constants.errno;
 const BPF_EXIST = 2n;
+const PER_CPU_ALIGNMENT = 8;
 const BATCH_ENTRIES = 1_024;
 /** In front of a batch the kernel puts where to go on: four bytes for hash maps, a key for others. */
 const BATCH_POSITION_BYTES = 64;
@@ -19,7 +20,7 @@ export interface HashEntry {
   readonly value: Uint8Array;
 }
 
-/** Gives the value of a key, for per-CPU maps one after the other for each possible CPU; undefined where there is none. Throws INTERNAL. */
+/** Gives the value of a key of a map that is not per CPU; undefined where there is none. Throws INTERNAL. */
 export function lookupElement(libbpf: Libbpf, fd: number, key: Uint8Array, valueBytes: number): Uint8Array | undefined {
   const value = new Uint8Array(valueBytes);
   const result = libbpf.functions.bpf_map_lookup_elem(fd, key, value);
@@ -28,6 +29,17 @@ export function lookupElement(libbpf: Libbpf, fd: number, key: Uint8Array, value
   }
   check(libbpf, 'BPF_MAP_LOOKUP_ELEM', result);
   return value;
+}
+
+/**
+ * Gives the values of a key of a per-CPU map, one for each possible CPU; none where there is no such key. The kernel writes
+ * each to a multiple of eight bytes (kernel/bpf/hashtab.c, bpf_percpu_hash_copy). Throws INTERNAL.
+ */
+export function lookupPerCpu(libbpf: Libbpf, fd: number, key: Uint8Array, valueBytes: number): Uint8Array[] {
+  const stride = Math.ceil(valueBytes / PER_CPU_ALIGNMENT) * PER_CPU_ALIGNMENT;
+  const count = libbpf.functions.libbpf_num_possible_cpus();
+  const values = lookupElement(libbpf, fd, key, stride * count);
+  return values === undefined ? [] : Array.from({ length: count }, (_, cpu) => values.subarray(cpu * stride, cpu * stride + valueBytes));
 }
 
 /** Writes the value of a key, whether there is one or not. Throws INTERNAL. */

@@ -1,11 +1,11 @@
 import { DECISION_HOOKS, DECISION_REASONS } from './acceleration.ts';
-import type { DecisionEvent, DecisionReason, MeshProfile } from './acceleration.ts';
+import type { DecisionCounters, DecisionEvent, DecisionReason, MeshProfile } from './acceleration.ts';
 import { resolveType, sizeOfType } from './btf.ts';
 import type { Btf } from './btf.ts';
 import { MeshpathError } from './errors.ts';
 import { formatIpAddress, mappedAddressBytes, toIpAddress } from './ipAddress.ts';
 import { toPortNumber, toUint64Text } from './scalars.ts';
-import type { Endpoint, IpAddress } from './scalars.ts';
+import type { Endpoint, IpAddress, Uint64Text } from './scalars.ts';
 
 /**
  * The structures of bpf/meshpath.h, read and written by the BTF of the object itself, so that no second description of
@@ -31,12 +31,11 @@ export const DATAPATH_PROGRAMS = {
   getpeername: 'meshpath_getpeername4',
 } as const;
 
-const MAX_EXCLUDED_PORTS = 16;
 const UID_UNKNOWN = 0xffff_ffff;
 /** What events say where an address is not known. */
 const NO_ADDRESS = toIpAddress('0.0.0.0');
-/** The counter after those of all reasons: events that the ring buffer had no room for. */
-export const EVENTS_LOST_COUNTER = DECISION_REASONS.length;
+/** How many entries the map `counters` has: one for each reason, and one for events that the ring buffer had no room for. */
+export const COUNTER_ENTRIES = DECISION_REASONS.length + 1;
 
 type FieldValue = bigint | Uint8Array | readonly bigint[];
 
@@ -46,19 +45,24 @@ type FieldValue = bigint | Uint8Array | readonly bigint[];
  */
 export function encodeSettings(btf: Btf, initial: Uint8Array, settings: DatapathSettings): Uint8Array {
   const { profile } = settings;
-  for (const ports of [profile.excludedInboundPorts, profile.excludedOutboundPorts]) {
-    if (ports.length > MAX_EXCLUDED_PORTS) {
+  const structure = layoutOf(btf, 'mesh_profile');
+  for (const [field, ports] of [['excluded_inbound_ports', profile.excludedInboundPorts], ['excluded_outbound_ports', profile.excludedOutboundPorts]] as const) {
+    const { size, elementSize } = fieldOf(structure, field);
+    if (ports.length * elementSize > size) {
       throw new MeshpathError({
         code: 'PROFILE_INVALID',
         message: `The mesh profile ${profile.name} cannot be used.`,
-        reason: `It excludes ${ports.length} ports in one direction; the programs take ${MAX_EXCLUDED_PORTS}.`,
+        reason: `It excludes ${ports.length} ports in one direction; the programs take ${size / elementSize}.`,
         remedy: 'Exclude fewer ports, or leave the pod to iptables.',
       });
     }
   }
-  const variable = findSectionVariable(btf, '.rodata', 'profile');
+  const start = offsetOfVariable(btf, '.rodata', 'profile');
+  if (start + structure.size > initial.length) {
+    throw otherObject(`its read-only data has ${initial.length} bytes, and the profile ends at ${start + structure.size}`);
+  }
   const bytes = new Uint8Array(initial);
-  writeFields(btf, variable.type, bytes, variable.offset, {
+  writeFields(structure, bytes.subarray(start), {
     unread_limit: settings.unreadLimit,
     connection_limit: settings.connectionLimit,
     passthrough_source: profile.passthroughSource === null ? new Uint8Array(16) : mappedAddressBytes(profile.passthroughSource),
@@ -73,9 +77,14 @@ export function encodeSettings(btf: Btf, initial: Uint8Array, settings: Datapath
   return bytes;
 }
 
-/** Gives a value of the map `pods`. `source` is the pod's first IPv4 address. */
-export function encodePod(btf: Btf, cgroupId: bigint, source: IpAddress): Uint8Array {
-  return encodeStruct(btf, 'pod', { cgroup_id: cgroupId, source: mappedAddressBytes(source) });
+/** Gives a value of the map `pods`: `source` is what its connections come from, its first IPv4 address where it has one. */
+export function encodePod(btf: Btf, cgroupId: bigint, source: IpAddress | undefined): Uint8Array {
+  return encodeStruct(btf, 'pod', { cgroup_id: cgroupId, ...(source === undefined ? {} : { source: mappedAddressBytes(source) }) });
+}
+
+/** Gives a value of the map `pods` that says that the pod is not known (any more): nothing of it is rewritten. */
+export function encodeNoPod(btf: Btf): Uint8Array {
+  return encodeStruct(btf, 'pod', {});
 }
 
 /** Gives a value of the map `pod_addresses`. */
@@ -85,9 +94,17 @@ export function encodePodOwner(btf: Btf, cgroupId: bigint): Uint8Array {
 
 /** Gives the value of the map `control` with the switch in this position; `current` is the value that it has. */
 export function encodeSwitch(btf: Btf, current: Uint8Array, switchedOff: boolean): Uint8Array {
-  const bytes = new Uint8Array(current);
-  writeFields(btf, findStruct(btf, 'control'), bytes, 0, { switched_off: switchedOff ? 1n : 0n });
-  return bytes;
+  return writeFields(layoutOf(btf, 'control'), new Uint8Array(current), { switched_off: switchedOff ? 1n : 0n });
+}
+
+/** Reads the id of the pod's cgroup from a value of the map `pods` or `pod_addresses`; 0n: no pod. */
+export function decodePodId(btf: Btf, structure: 'pod' | 'pod_owner', bytes: Uint8Array): bigint {
+  return readFields(layoutOf(btf, structure), bytes)('cgroup_id').unsigned();
+}
+
+/** Says whether a value of the map `control` has the switch off. */
+export function decodeSwitchedOff(btf: Btf, bytes: Uint8Array): boolean {
+  return readFields(layoutOf(btf, 'control'), bytes)('switched_off').unsigned() !== 0n;
 }
 
 /** What is of use of a value of the map `connections`. */
@@ -97,29 +114,34 @@ export interface ConnectionState {
   readonly acceptingCgroupId: bigint;
   /** Whether both sockets are in the sockhash and their messages are redirected. */
   readonly isAccelerated: boolean;
+  /** Whether it was rewritten, and its accepting side does not know yet, or was not asked yet, where it was to go. */
+  readonly isPending: boolean;
 }
 
 /** Reads a value of the map `connections`. */
 export function decodeConnection(btf: Btf, bytes: Uint8Array): ConnectionState {
-  const fields = readFields(btf, findStruct(btf, 'connection'), bytes);
+  const fields = readFields(layoutOf(btf, 'connection'), bytes);
   const isSet = (name: string): boolean => fields(name).unsigned() !== 0n;
   return {
     connectingCgroupId: fields('connecting_cgroup_id').unsigned(),
     acceptingCgroupId: fields('accepting_cgroup_id').unsigned(),
     isAccelerated: isSet('is_connecting_enrolled') && isSet('is_accepting_enrolled') && !isSet('is_switched_off'),
+    isPending: isSet('is_rewritten') && !(isSet('accepting_cookie') && isSet('is_answered')),
   };
 }
 
 /** Gives a value of the map `connections` as it was, with its messages no longer redirected. */
 export function encodeConnectionSwitchedOff(btf: Btf, current: Uint8Array): Uint8Array {
-  const bytes = new Uint8Array(current);
-  writeFields(btf, findStruct(btf, 'connection'), bytes, 0, { is_switched_off: 1n });
-  return bytes;
+  return writeFields(layoutOf(btf, 'connection'), new Uint8Array(current), { is_switched_off: 1n });
 }
 
-/** Reads a record of the ring buffer. Gives undefined for a record of a hook or reason that this version does not know. */
+/** Reads a record of the ring buffer. Gives undefined for one that is too short, or of a hook or reason that this version does not know. */
 export function decodeDecisionEvent(btf: Btf, bytes: Uint8Array): DecisionEvent | undefined {
-  const fields = readFields(btf, findStruct(btf, 'decision_event'), bytes);
+  const structure = layoutOf(btf, 'decision_event');
+  if (bytes.length < structure.size) {
+    return undefined;
+  }
+  const fields = readFields(structure, bytes);
   const number = (name: string): number => Number(fields(name).unsigned());
   const hook = DECISION_HOOKS[number('hook')];
   const reason = DECISION_REASONS[number('reason')];
@@ -127,7 +149,7 @@ export function decodeDecisionEvent(btf: Btf, bytes: Uint8Array): DecisionEvent 
     return undefined;
   }
   const endpoint = (name: string): Endpoint => {
-    const inner = readFields(btf, findStruct(btf, 'endpoint'), fields(name).bytes);
+    const inner = readFields(layoutOf(btf, 'endpoint'), fields(name).bytes);
     const address = inner('address').bytes;
     return { address: address.every((byte) => byte === 0) ? NO_ADDRESS : formatIpAddress(address), port: toPortNumber(Number(inner('port').networkOrder())) };
   };
@@ -148,11 +170,68 @@ export function decodeDecisionEvent(btf: Btf, bytes: Uint8Array): DecisionEvent 
   };
 }
 
-/** Gives the counter of each reason from the map `counters`: for each index one little-endian number for each CPU, which are summed. */
-export function sumCounters(values: readonly (readonly Uint8Array[])[]): Record<DecisionReason, bigint> & { readonly lost: bigint } {
+/** What the map `counters` says: how often each reason was counted, and how many events the ring buffer had no room for. */
+export interface CounterSums {
+  readonly reasons: DecisionCounters;
+  readonly lost: number;
+}
+
+/** Reads the map `counters`: for each of its indexes one little-endian number for each CPU, which are added up. */
+export function sumCounters(values: readonly (readonly Uint8Array[])[]): CounterSums {
   const sum = (index: number): bigint => (values[index] ?? []).reduce((total, bytes) => total + new Field(bytes).unsigned(), 0n);
-  const counters = Object.fromEntries(DECISION_REASONS.map((reason, index) => [reason, sum(index)])) as Record<DecisionReason, bigint>;
-  return { ...counters, lost: sum(EVENTS_LOST_COUNTER) };
+  const reasons = DECISION_REASONS.map((reason, index): [DecisionReason, Uint64Text] => [reason, toUint64Text(sum(index))]);
+  return { reasons: Object.fromEntries(reasons) as Record<DecisionReason, Uint64Text>, lost: Number(sum(DECISION_REASONS.length)) };
+}
+
+/** A structure by its BTF: bytes. */
+interface StructLayout {
+  readonly name: string;
+  readonly size: number;
+  readonly fields: ReadonlyMap<string, FieldLayout>;
+}
+
+interface FieldLayout {
+  readonly offset: number;
+  readonly size: number;
+  /** For an array the bytes of one element; else those of the field. */
+  readonly elementSize: number;
+}
+
+/** Layouts that were looked up before: events come by the thousand. */
+const knownLayouts = new WeakMap<Btf, Map<string, StructLayout>>();
+
+function layoutOf(btf: Btf, name: string): StructLayout {
+  const known = knownLayouts.get(btf) ?? new Map<string, StructLayout>();
+  knownLayouts.set(btf, known);
+  const layout = known.get(name) ?? readLayout(btf, name);
+  known.set(name, layout);
+  return layout;
+}
+
+function readLayout(btf: Btf, name: string): StructLayout {
+  const type = btf.idsByName(name).map(btf.type).find(({ kind }) => kind === 'struct');
+  if (type?.kind !== 'struct') {
+    throw otherObject(`it has no struct ${name}`);
+  }
+  const fields = new Map<string, FieldLayout>();
+  for (const member of type.members) {
+    const size = sizeOfType(btf, member.type);
+    const inner = resolveType(btf, member.type).type;
+    const elementSize = inner.kind === 'array' ? sizeOfType(btf, inner.type) : size;
+    const offset = member.bitOffset / 8;
+    if (size !== undefined && elementSize !== undefined && elementSize > 0 && member.bitfieldBits === 0 && offset + size <= type.size) {
+      fields.set(member.name, { offset, size, elementSize });
+    }
+  }
+  return { name, size: type.size, fields };
+}
+
+function fieldOf(structure: StructLayout, name: string): FieldLayout {
+  const field = structure.fields.get(name);
+  if (field === undefined) {
+    throw otherObject(`its struct ${structure.name} has no field ${name} of whole bytes`);
+  }
+  return field;
 }
 
 /** The bytes of one field. */
@@ -173,30 +252,31 @@ class Field {
 }
 
 function encodeStruct(btf: Btf, name: string, fields: Readonly<Record<string, FieldValue>>): Uint8Array {
-  const id = findStruct(btf, name);
-  const bytes = new Uint8Array(sizeOfType(btf, id) ?? 0);
-  writeFields(btf, id, bytes, 0, fields);
-  return bytes;
+  const structure = layoutOf(btf, name);
+  return writeFields(structure, new Uint8Array(structure.size), fields);
 }
 
-function writeFields(btf: Btf, typeId: number, bytes: Uint8Array, start: number, fields: Readonly<Record<string, FieldValue>>): void {
+/** Writes these fields into `bytes` and gives it; what else is in it stays. */
+function writeFields(structure: StructLayout, bytes: Uint8Array, fields: Readonly<Record<string, FieldValue>>): Uint8Array {
+  requireSize(structure, bytes);
   for (const [name, value] of Object.entries(fields)) {
-    const { offset, size, element } = findMember(btf, typeId, name);
-    const target = bytes.subarray(start + offset, start + offset + size);
-    if (target.length !== size || (value instanceof Uint8Array && value.length !== size)) {
-      throw otherObject(`its field ${name} has ${size} bytes, which do not fit`);
-    }
+    const { offset, size, elementSize } = fieldOf(structure, name);
+    const target = bytes.subarray(offset, offset + size);
     if (value instanceof Uint8Array) {
+      if (value.length !== size) {
+        throw otherObject(`its field ${name} has ${size} bytes and not ${value.length}`);
+      }
       target.set(value);
     } else if (typeof value === 'bigint') {
       writeUnsigned(target, value);
     } else {
       target.fill(0);
       value.forEach((part, index) => {
-        writeUnsigned(target.subarray(index * element, (index + 1) * element), part);
+        writeUnsigned(target.subarray(index * elementSize, (index + 1) * elementSize), part);
       });
     }
   }
+  return bytes;
 }
 
 function writeUnsigned(target: Uint8Array, value: bigint): void {
@@ -207,42 +287,26 @@ function writeUnsigned(target: Uint8Array, value: bigint): void {
   }
 }
 
-function readFields(btf: Btf, typeId: number, bytes: Uint8Array): (name: string) => Field {
-  const size = sizeOfType(btf, typeId) ?? 0;
-  if (bytes.length < size) {
-    throw otherObject(`a record has ${bytes.length} bytes and its type ${size}`);
-  }
+function readFields(structure: StructLayout, bytes: Uint8Array): (name: string) => Field {
+  requireSize(structure, bytes);
   return (name) => {
-    const member = findMember(btf, typeId, name);
-    return new Field(bytes.subarray(member.offset, member.offset + member.size));
+    const { offset, size } = fieldOf(structure, name);
+    return new Field(bytes.subarray(offset, offset + size));
   };
 }
 
-function findMember(btf: Btf, typeId: number, name: string): { readonly offset: number; readonly size: number; readonly element: number } {
-  const { type } = resolveType(btf, typeId);
-  const member = type.kind === 'struct' ? type.members.find((candidate) => candidate.name === name) : undefined;
-  const size = member === undefined ? undefined : sizeOfType(btf, member.type);
-  if (member === undefined || size === undefined) {
-    throw otherObject(`a structure has no field ${name}`);
+function requireSize({ name, size }: StructLayout, bytes: Uint8Array): void {
+  if (bytes.length < size) {
+    throw otherObject(`a struct ${name} has ${size} bytes and the value ${bytes.length}`);
   }
-  const inner = resolveType(btf, member.type).type;
-  return { offset: member.bitOffset / 8, size, element: inner.kind === 'array' ? (sizeOfType(btf, inner.type) ?? size) : size };
 }
 
-function findStruct(btf: Btf, name: string): number {
-  const id = btf.idsByName(name).find((candidate) => btf.type(candidate).kind === 'struct');
-  if (id === undefined) {
-    throw otherObject(`it has no struct ${name}`);
-  }
-  return id;
-}
-
-function findSectionVariable(btf: Btf, section: string, name: string): { readonly type: number; readonly offset: number } {
+function offsetOfVariable(btf: Btf, section: string, name: string): number {
   for (const id of btf.idsByName(section)) {
     const type = btf.type(id);
     const variable = type.kind === 'section' ? type.variables.find((candidate) => btf.type(candidate.type).name === name) : undefined;
     if (variable !== undefined) {
-      return { type: variable.type, offset: variable.offset };
+      return variable.offset;
     }
   }
   throw otherObject(`it has no variable ${name} in ${section}`);

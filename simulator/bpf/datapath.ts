@@ -1,5 +1,4 @@
-import type { DecisionCounters, DecisionEvent, MeshProfile, TurnOffReport } from '../../agent/protocol/acceleration.ts';
-import { DECISION_REASONS } from '../../agent/protocol/acceleration.ts';
+import type { DecisionEvent, MeshProfile, TurnOffReport } from '../../agent/protocol/acceleration.ts';
 import type { Btf } from '../../agent/protocol/btf.ts';
 import {
   DATAPATH_PROGRAMS,
@@ -12,9 +11,9 @@ import {
   encodeSwitch,
   sumCounters,
 } from '../../agent/protocol/datapath.ts';
+import type { CounterSums } from '../../agent/protocol/datapath.ts';
 import { MeshpathError } from '../../agent/protocol/errors.ts';
 import { isIpv4, mappedAddressBytes } from '../../agent/protocol/ipAddress.ts';
-import { toUint64Text } from '../../agent/protocol/scalars.ts';
 import type { CgroupPath, IpAddress } from '../../agent/protocol/scalars.ts';
 import { loadObject, mapNamed, programNamed } from './loadedObject.ts';
 import type { LoadedObject } from './loadedObject.ts';
@@ -159,10 +158,8 @@ export class Datapath {
   }
 
   /** How often each reason was counted, and how many events were lost. */
-  counters(): { readonly reasons: DecisionCounters; readonly lost: number } {
-    const sums = sumCounters(this.#map('counters', 'array').entries().map((entry) => entry.values));
-    const reasons = Object.fromEntries(DECISION_REASONS.map((reason) => [reason, toUint64Text(sums[reason])])) as DecisionCounters;
-    return { reasons, lost: Number(sums.lost) };
+  counters(): CounterSums {
+    return sumCounters(this.#map('counters', 'array').entries().map((entry) => entry.values));
   }
 
   #map<Kind extends BpfMap['kind']>(name: string, kind: Kind): MapOfKind<Kind> {

@@ -12,13 +12,13 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { createAccelerator } from '../../agent/accelerate/accelerator.ts';
 import type { Accelerator } from '../../agent/accelerate/accelerator.ts';
-import { encodeProfile } from '../../agent/accelerate/datapathLayout.ts';
 import { findCgroup2Mount } from '../../agent/kernel/cgroup2Mount.ts';
 import { createKernelObjectReader } from '../../agent/kernel/kernelObjectReader.ts';
 import { ATTACH_TYPE, loadBpfObject } from '../../agent/libbpf/bpfObject.ts';
 import { openLibbpf } from '../../agent/libbpf/library.ts';
 import { ISTIO_PROFILE } from '../../agent/protocol/acceleration.ts';
 import type { AccelerationInfo, DecisionEvent, PodEnrolment, TurnOffReport } from '../../agent/protocol/acceleration.ts';
+import { encodeSettings } from '../../agent/protocol/datapath.ts';
 import { MeshpathError } from '../../agent/protocol/errors.ts';
 import type { ErrorCode } from '../../agent/protocol/errors.ts';
 import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
@@ -538,8 +538,11 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
   test('names the program that somebody else attached exclusively, and undoes the other pods', async () => {
     const [a, b] = [lab.pod(0), lab.pod(1)];
     const libbpf = openLibbpf();
-    const limits = { unreadLimit: 0n, connectionLimit: 0n, hasNetnsCookie: false };
-    const foreign = loadBpfObject(libbpf, readFileSync(prebuiltObject), { name: 'meshpath', readOnlyData: encodeProfile(ISTIO_PROFILE, limits) });
+    const settings = { profile: ISTIO_PROFILE, unreadLimit: 0n, connectionLimit: 0n, hasNetnsCookie: false };
+    const foreign = loadBpfObject(libbpf, readFileSync(prebuiltObject), {
+      name: 'meshpath',
+      readOnlyData: (initial, btf) => encodeSettings(btf, initial, settings),
+    });
     // Below a cgroup of its own: an exclusive attachment ends with its cgroup.
     const cgroup = `${b.cgroup}/exclusive` as CgroupPath;
     const folder = join(b.cgroupFolder, 'exclusive');

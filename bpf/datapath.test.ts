@@ -1,0 +1,148 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { test } from 'node:test';
+import { DECISION_REASONS, ISTIO_PROFILE } from '../agent/protocol/acceleration.ts';
+import { parseBtf } from '../agent/protocol/btf.ts';
+import {
+  COUNTER_ENTRIES,
+  decodeConnection,
+  decodeDecisionEvent,
+  decodePodId,
+  decodeSwitchedOff,
+  encodeConnectionSwitchedOff,
+  encodeNoPod,
+  encodePod,
+  encodePodOwner,
+  encodeSettings,
+  encodeSwitch,
+  sumCounters,
+} from '../agent/protocol/datapath.ts';
+import { MeshpathError } from '../agent/protocol/errors.ts';
+import { mappedAddressBytes, toIpAddress } from '../agent/protocol/ipAddress.ts';
+import { toHexText } from '../agent/protocol/scalars.ts';
+import type { PortNumber } from '../agent/protocol/scalars.ts';
+import { prebuiltObject } from '../scripts/compileBpf.mjs';
+import { parseElf } from '../simulator/bpf/elf.ts';
+
+// What is read and written here by the type information of the object is compared with bytes that were laid out by hand
+// from meshpath.h, so that a structure that changes is noticed.
+
+const { sections } = parseElf(readFileSync(prebuiltObject));
+const section = (name: string): Uint8Array => sections.find((candidate) => candidate.name === name)?.bytes ?? new Uint8Array();
+const btf = parseBtf(section('.BTF'));
+const READ_ONLY_DATA = section('.rodata');
+const SETTINGS = { profile: ISTIO_PROFILE, unreadLimit: 1n, connectionLimit: 2n, hasNetnsCookie: true };
+const MAPPED_10_0_0_2 = '00000000000000000000ffff0a000002';
+const CONNECTION_BYTES = 112;
+
+test('writes the Istio profile as the programs read it', () => {
+  const ports = 'a03aac3aad3af23a'.padEnd(64, '0');
+  assert.equal(
+    toHexText(encodeSettings(btf, READ_ONLY_DATA, SETTINGS)),
+    `0100000000000000020000000000000000000000000000000000ffff7f0000063905000039050000993a9e3a${ports}${''.padEnd(64, '0')}01000000`,
+  );
+});
+
+test('a mesh without a passthrough address has none in the profile', () => {
+  const encoded = encodeSettings(btf, READ_ONLY_DATA, { ...SETTINGS, profile: { ...ISTIO_PROFILE, passthroughSource: null }, hasNetnsCookie: false });
+  assert.equal(toHexText(encoded.subarray(16, 32)), ''.padEnd(32, '0'));
+  assert.equal(encoded[108], 0);
+});
+
+test('refuses more excluded ports than there is room for, and an object with less read-only data', () => {
+  const ports = (count: number): PortNumber[] => Array.from({ length: count }, (_, index) => (index + 1) as PortNumber);
+  const encode = (count: number): Uint8Array => encodeSettings(btf, READ_ONLY_DATA, { ...SETTINGS, profile: { ...ISTIO_PROFILE, excludedOutboundPorts: ports(count) } });
+  assert.equal(toHexText(encode(16).subarray(76, 108)), ports(16).map((port) => port.toString(16).padStart(2, '0').padEnd(4, '0')).join(''));
+  assert.throws(() => encode(17), (error) => MeshpathError.is(error, 'PROFILE_INVALID'));
+  assert.throws(() => encodeSettings(btf, READ_ONLY_DATA.subarray(1), SETTINGS), (error) => MeshpathError.is(error, 'BPF_OBJECT_INVALID'));
+});
+
+test('writes a pod, one without an IPv4 address, and none', () => {
+  const pod = encodePod(btf, 0x1234n, toIpAddress('10.0.0.2'));
+  assert.equal(toHexText(pod), `3412000000000000${MAPPED_10_0_0_2}`);
+  assert.equal(decodePodId(btf, 'pod', pod), 0x1234n);
+  assert.equal(toHexText(encodePod(btf, 1n, undefined)), `0100000000000000${'00'.repeat(16)}`);
+  assert.equal(toHexText(encodeNoPod(btf)), '00'.repeat(24));
+  const owner = encodePodOwner(btf, 1n << 40n);
+  assert.equal(toHexText(owner), '0000000000010000');
+  assert.equal(decodePodId(btf, 'pod_owner', owner), 1n << 40n);
+  assert.throws(() => decodePodId(btf, 'pod', owner), (error) => MeshpathError.is(error, 'BPF_OBJECT_INVALID'));
+});
+
+test('the switch changes nothing else of its structure', () => {
+  const current = Uint8Array.from({ length: 16 }, (_, index) => (index < 4 ? 0 : index));
+  assert.equal(decodeSwitchedOff(btf, current), false);
+  const off = encodeSwitch(btf, current, true);
+  assert.equal(decodeSwitchedOff(btf, off), true);
+  assert.deepEqual([...off.subarray(0, 4)], [1, 0, 0, 0]);
+  assert.deepEqual(off.subarray(4), current.subarray(4));
+  assert.deepEqual(encodeSwitch(btf, off, false), current);
+});
+
+test('a connection is pending until its accepting side was told where it was to go', () => {
+  const connection = new Uint8Array(CONNECTION_BYTES);
+  assert.equal(decodeConnection(btf, connection).isPending, false);
+  connection[20] = 1; // is_rewritten
+  assert.equal(decodeConnection(btf, connection).isPending, true);
+  connection[40] = 9; // accepting_cookie
+  assert.equal(decodeConnection(btf, connection).isPending, true);
+  connection[23] = 1; // is_answered
+  assert.equal(decodeConnection(btf, connection).isPending, false);
+});
+
+test('a connection is accelerated while both its sockets are enrolled and it is not switched off', () => {
+  const connection = new Uint8Array(CONNECTION_BYTES);
+  connection[21] = 1; // is_connecting_enrolled
+  assert.equal(decodeConnection(btf, connection).isAccelerated, false);
+  connection[22] = 1; // is_accepting_enrolled
+  connection[48] = 5; // connecting_cgroup_id
+  connection[56] = 6; // accepting_cgroup_id
+  assert.deepEqual(decodeConnection(btf, connection), { connectingCgroupId: 5n, acceptingCgroupId: 6n, isAccelerated: true, isPending: false });
+  assert.equal(decodeConnection(btf, encodeConnectionSwitchedOff(btf, connection)).isAccelerated, false);
+});
+
+/** An event in the middle of a larger buffer, as a ring buffer hands it out. */
+function writeEvent(): { readonly bytes: Uint8Array; readonly view: DataView } {
+  const bytes = new Uint8Array(128).subarray(8, 120);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  view.setBigUint64(0, 0xffff_ffff_ffff_ffffn, true); // boot_nanoseconds
+  view.setUint32(92, 2, true); // hook
+  view.setUint32(96, DECISION_REASONS.indexOf('message_redirected'), true);
+  view.setUint32(104, 0xffff_ffff, true); // uid
+  view.setUint32(108, 5, true); // bytes
+  bytes.set(mappedAddressBytes(toIpAddress('10.0.0.2')), 32); // local
+  view.setUint16(48, 8080, false);
+  return { bytes, view };
+}
+
+test('reads an event', () => {
+  assert.deepEqual(decodeDecisionEvent(btf, writeEvent().bytes), {
+    bootNanoseconds: '18446744073709551615',
+    hook: 'sk_msg',
+    reason: 'message_redirected',
+    errno: 0,
+    socketCookie: '0',
+    cgroupId: '0',
+    netnsCookie: '0',
+    uid: null,
+    local: { address: '10.0.0.2', port: 8080 },
+    remote: { address: '0.0.0.0', port: 0 },
+    original: null,
+    bytes: 5,
+  });
+});
+
+test('leaves out records that it does not know', () => {
+  const { bytes, view } = writeEvent();
+  assert.equal(decodeDecisionEvent(btf, bytes.subarray(1)), undefined);
+  view.setUint32(96, DECISION_REASONS.length, true);
+  assert.equal(decodeDecisionEvent(btf, bytes), undefined);
+});
+
+test('adds up counters over all CPUs', () => {
+  const perCpu = (index: number): Uint8Array[] => [BigInt(index), 1n << 40n].map((value) => new Uint8Array(BigUint64Array.of(value).buffer));
+  const { reasons, lost } = sumCounters(Array.from({ length: COUNTER_ENTRIES }, (_, index) => perCpu(index)));
+  assert.equal(reasons.redirected_to_outbound, String(1n << 40n));
+  assert.equal(reasons.connection_closed, String((1n << 40n) + BigInt(DECISION_REASONS.length - 1)));
+  assert.equal(lost, 2 ** 40 + DECISION_REASONS.length);
+});
