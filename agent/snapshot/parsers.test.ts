@@ -170,4 +170,46 @@ describe('pods', () => {
     assert.deepEqual(others, []);
     assert.deepEqual(pod, { name: 'a', namespace: '42', cgroups: ['/pods/a'], addresses: ['10.0.0.5'], profile: null });
   });
+
+  it('are called by the folder of their cgroup, unless it says nothing or is another pod\'s name too', () => {
+    const container = 'a1'.repeat(32);
+    const uuid = '0d3c4b8e-7c1f-4f0e-9a57-2f6f0f5d1a11';
+    const processes = [
+      process(1, '1', '/'),
+      process(2, '42', '/shop/cart/app'),
+      process(3, '42', '/shop/cart/proxy'),
+      process(4, '43', '/shop/till/app'),
+      process(5, '44', '/bank/till/app'),
+      process(6, '45', `/kubepods.slice/kubepods-pod${uuid.replaceAll('-', '_')}.slice/cri-containerd-${container}.scope`),
+      process(7, '46', `/system.slice/docker-${container}.scope`),
+      process(8, '47', '/user.slice/session-3.scope'),
+      process(9, '1', '/user.slice/session-3.scope'),
+      process(10, '48', '/shop/orders'),
+    ];
+    const named: readonly (readonly [string, readonly string[]])[] = [
+      ['1', ['host']],
+      ['42', ['mesh-lab-cart']],
+      ['43', ['shop-till']],
+      ['44', []],
+      ['45', [`cni-${uuid}`, 'orders']],
+      ['46', [`cni-${uuid}`]],
+      ['47', ['blue']],
+      ['48', []],
+    ];
+    const pods = findPods(named.map(([id, names]) => ({ id: id as NamespaceId, names, links: [], sockets: [] })), processes);
+    assert.deepEqual(
+      pods.map(({ namespace, name }) => [namespace, name]),
+      [
+        ['42', 'cart'],
+        // Two pods have a folder `app`, which is the only one that each has.
+        ['43', 'shop-till'],
+        ['44', '/bank/till/app'],
+        ['45', 'orders'],
+        ['46', `/system.slice/docker-${container}.scope`],
+        ['47', 'blue'],
+        // `orders` is the name of another namespace.
+        ['48', '/shop/orders'],
+      ],
+    );
+  });
 });

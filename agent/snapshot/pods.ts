@@ -19,26 +19,24 @@ export interface PodNamespace {
  * cgroups are those of its processes; where one folder holds exactly these, it is that folder.
  */
 export function findPods(namespaces: readonly PodNamespace[], processes: readonly ScannedProcess[]): PodInfo[] {
-  return namespaces
+  const pods = namespaces
     .filter(({ names }) => !names.includes(HOST_NAME))
     .flatMap((namespace) => {
       const cgroups = podCgroups(namespace.id, processes);
       const addresses = namespace.links
         .filter(({ kind }) => kind !== 'loopback')
         .flatMap((link) => link.addresses.filter(({ scope }) => scope === 'global').map(({ address }) => address));
-      if (cgroups.length === 0 && addresses.length === 0) {
-        return [];
-      }
-      return [
-        {
-          name: podName(namespace, cgroups),
-          namespace: namespace.id,
-          cgroups,
-          addresses: [...new Set(addresses)],
-          profile: detectProfile(namespace.sockets)?.name ?? null,
-        },
-      ];
+      return cgroups.length === 0 && addresses.length === 0 ? [] : [{ namespace, cgroups, addresses, folderName: podFolderName(namespace.id, cgroups, processes) }];
     });
+  const isUnique = (name: string, own: PodNamespace): boolean =>
+    pods.every(({ namespace, folderName }) => namespace === own || (folderName !== name && !namespace.names.includes(name)));
+  return pods.map(({ namespace, cgroups, addresses, folderName }) => ({
+    name: folderName !== undefined && isUnique(folderName, namespace) ? folderName : fallbackName(namespace, cgroups),
+    namespace: namespace.id,
+    cgroups,
+    addresses: [...new Set(addresses)],
+    profile: detectProfile(namespace.sockets)?.name ?? null,
+  }));
 }
 
 /** Gives the mesh whose sidecar listens among these sockets: on a port of the profile, as the user of the profile. */
@@ -59,10 +57,12 @@ export function podCgroups(namespace: NamespaceId, processes: readonly ScannedPr
     return cgroups;
   }
   const common = commonFolder(cgroups);
-  const isShared =
-    common === '/' ||
-    processes.some((process) => process.namespace !== namespace && (process.cgroup === common || process.cgroup?.startsWith(`${common}/`) === true));
-  return isShared ? cgroups : [common];
+  return isShared(common, namespace, processes) ? cgroups : [common];
+}
+
+/** Says whether processes of other namespaces are in a cgroup or below it. */
+function isShared(cgroup: CgroupPath, namespace: NamespaceId, processes: readonly ScannedProcess[]): boolean {
+  return cgroup === '/' || processes.some((process) => process.namespace !== namespace && (process.cgroup === cgroup || process.cgroup?.startsWith(`${cgroup}/`) === true));
 }
 
 function commonFolder(paths: readonly CgroupPath[]): CgroupPath {
@@ -74,8 +74,21 @@ function commonFolder(paths: readonly CgroupPath[]): CgroupPath {
   return (first.slice(0, length).join('/') || '/') as CgroupPath;
 }
 
-/** Container runtimes name namespaces by random ids; there, the cgroup says more. */
-function podName({ id, names }: PodNamespace, cgroups: readonly CgroupPath[]): string {
-  const name = names.find((candidate) => !/^(?:cni|netns)-[0-9a-f-]+$/.test(candidate));
-  return name ?? cgroups[0]?.split('/').at(-1) ?? names[0] ?? `namespace ${id}`;
+/** Gives the name of the one folder that holds a pod's processes and nobody else's; undefined where there is none, or a program made it up. */
+function podFolderName(namespace: NamespaceId, cgroups: readonly CgroupPath[], processes: readonly ScannedProcess[]): string | undefined {
+  const [folder] = cgroups;
+  if (folder === undefined || cgroups.length > 1 || isShared(folder, namespace, processes)) {
+    return undefined;
+  }
+  const name = folder.split('/').at(-1);
+  return name === undefined || isMadeUp(name) ? undefined : name;
+}
+
+/** Container runtimes and the kubelet name scopes, slices and namespaces by random ids: 32 and more digits in a row, or a UUID. */
+function isMadeUp(name: string): boolean {
+  return /[0-9a-f]{32}/.test(name) || /[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}/.test(name);
+}
+
+function fallbackName({ id, names }: PodNamespace, cgroups: readonly CgroupPath[]): string {
+  return names.find((name) => !isMadeUp(name)) ?? cgroups[0] ?? names[0] ?? `namespace ${id}`;
 }
