@@ -163,15 +163,15 @@ async function tickOnly(page: Page, cgroups: readonly string[]): Promise<void> {
 async function readGrid(frame: Frame, rows: number): Promise<readonly (readonly string[])[]> {
   const body = frame.locator('[role="grid"] .body [role="row"]');
   await body.nth(rows - 1).waitFor();
-  return body.evaluateAll((elements) => elements.map((element) => [...element.querySelectorAll('[role="gridcell"]')].map((cell) => cell.textContent ?? '')));
+  return body.evaluateAll((elements) => elements.map((element) => [...element.querySelectorAll('[role="gridcell"]')].map((cell) => cell.textContent)));
 }
 
 /** Reads the facts of a leg on the path that the programs make. The client's port is the kernel's choice: only its address is compared. */
 async function readLeg(panel: Frame, leg: number): Promise<ObservedLeg> {
   const facts = Object.fromEntries(
     await panel.locator(`#sockops-${leg} .facts`).evaluate((list) => {
-      const names = [...list.querySelectorAll('dt')].map((name) => name.textContent ?? '');
-      return [...list.querySelectorAll('dd')].map((value, index) => [names[index] ?? '', value.textContent ?? ''] as const);
+      const names = [...list.querySelectorAll('dt')].map((name) => name.textContent);
+      return [...list.querySelectorAll('dd')].map((value, index) => [names[index] ?? '', value.textContent] as const);
     }),
   );
   const endpointOf = (name: string): string => (facts[name] ?? '').split(', ').at(-1) ?? '';

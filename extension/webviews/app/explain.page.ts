@@ -1,7 +1,7 @@
 import type { Explanation, PathKind, Trace, TraceLeg, TraceStep } from '../../../agent/protocol/trace.ts';
 import type { ExplainPanelContent, ExplainPanelContract, ExplainPanelState } from '../shared/panels.ts';
 import { drawPaths } from '../shared/pathDiagram.ts';
-import { COST_NAMES, isEffective, searchText, spellEndpoint, stepsOfLeg } from '../shared/traceText.ts';
+import { COST_NAMES, groupByNamespace, isEffective, searchText, spellEndpoint, stepsOfLeg } from '../shared/traceText.ts';
 import { html } from './dom.ts';
 import { connectHost } from './host.ts';
 import { createPathDiagram } from './pathDiagramView.ts';
@@ -235,10 +235,14 @@ function createSteps(content: ExplainPanelContent, nameOf: (namespace: string) =
     const trace = explanation[path];
     const description = trace.legs.find((candidate) => candidate.index === leg);
     const list = html('ol', { class: 'steps' });
-    for (const step of stepsOfLeg(trace, leg)) {
-      const element = createStep(step, nameOf(step.place.namespace));
-      all.push({ step, element, text: `${searchText(step)}\n${nameOf(step.place.namespace).toLowerCase()}` });
-      list.append(element);
+    for (const { namespace, steps } of groupByNamespace(stepsOfLeg(trace, leg))) {
+      const name = nameOf(namespace);
+      const elements = steps.map((step) => {
+        const element = createStep(step);
+        all.push({ step, element, text: `${searchText(step)}\n${name.toLowerCase()}` });
+        return element;
+      });
+      list.append(html('li', { class: 'where' }, html('p', { class: 'namespace' }, `in ${name}`), html('ol', {}, ...elements)));
     }
     const cell = html(
       'div',

@@ -170,7 +170,7 @@ function createTable(subject: MapPanelSubject): (mine: number) => Promise<void> 
     ),
     grid.element,
     empty,
-    html('p', { class: 'quiet keys' }, 'Arrow keys move, Enter on a header sorts, Ctrl+C copies the cell, Ctrl+Shift+C the row.'),
+    html('p', { class: 'quiet keys' }, 'Arrow keys move, Enter on a header sorts, Ctrl+C copies the cell, Ctrl+Shift+C the row. Padding that is zero is left out; Raw bytes shows all.'),
   ];
   page.replaceChildren(...parts);
   keep();

@@ -9,7 +9,7 @@ const RESULT_MARKS: Readonly<Record<Condition['result'], { readonly mark: string
 };
 
 /** Gives one step as a row that opens to what was compared. */
-export function createStep(step: TraceStep, namespace: string): HTMLElement {
+export function createStep(step: TraceStep): HTMLElement {
   const place = describePlace(step.place);
   const layer = layerOf(step.place);
   const decision = describeDecision(step.decision);
@@ -25,7 +25,7 @@ export function createStep(step: TraceStep, namespace: string): HTMLElement {
         'summary',
         {},
         html('span', { class: 'layer' }, LAYER_NAMES[layer]),
-        html('span', { class: 'place' }, html('span', { class: 'namespace' }, namespace), ' ', place.title),
+        html('span', { class: 'place' }, place.title),
         html('span', { class: `decision ${decision.tone}` }, decision.label),
         place.code === null ? null : html('code', {}, place.code),
         html('span', { class: 'reason' }, step.reason),

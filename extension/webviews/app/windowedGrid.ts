@@ -6,7 +6,9 @@ const ROW_HEIGHT = 24;
 const OVERSCAN = 12;
 /** How many rows are looked at for the width of a column. */
 const MEASURED_ROWS = 200;
-const MIN_WIDTH = 8;
+const MIN_WIDTH = 6;
+/** Titles are set in a narrower font than cells. */
+const TITLE_WIDTH = 0.85;
 const MAX_WIDTH = 64;
 /** The two header rows, which count in aria-rowindex. */
 const HEADER_ROWS = 2;
@@ -47,7 +49,7 @@ export function createWindowedGrid(label: string, actions: GridActions): Windowe
   const measure = (): void => {
     const sample = shown.rows.slice(0, MEASURED_ROWS);
     const widths = shown.columns.map((column) => {
-      const longest = sample.reduce((most, row) => Math.max(most, row.cells.get(column.id)?.text.length ?? 0), column.title.length + 2);
+      const longest = sample.reduce((most, row) => Math.max(most, row.cells.get(column.id)?.text.length ?? 0), Math.ceil(column.title.length * TITLE_WIDTH) + 2);
       return `calc(${Math.min(Math.max(longest, MIN_WIDTH), MAX_WIDTH)}ch + 24px)`;
     });
     template = [...widths, '1fr'].join(' ');

@@ -32,11 +32,37 @@ test('nested fields become columns and readable addresses and ports', () => {
     columns.map((column) => [column.part, column.title, column.kind]),
     [
       ['key', 'local.address', 'address'],
-      ['key', 'local.port', 'number'],
+      ['key', 'local.port', 'port'],
       ['value', 'value', 'number'],
     ],
   );
   assert.equal(spellRow(rows[0] ?? assert.fail(), columns), '10.0.0.10\t8080\t18446744073709551615');
+});
+
+function tuple(reserved: number): MapEntry {
+  const fields = {
+    netns_cookie: { kind: 'wide', value: '5738' as Uint64Text },
+    raw: { kind: 'bytes', value: '0102' as HexText },
+    source: { kind: 'address', value: '10.0.0.1' as IpAddress },
+    destination: { kind: 'address', value: '10.0.0.2' as IpAddress },
+    source_port: { kind: 'port', value: 40_000 as PortNumber },
+    destination_port: { kind: 'port', value: 80 as PortNumber },
+    reserved: { kind: 'array', elements: [{ kind: 'number', value: reserved }, { kind: 'number', value: 0 }], omitted: 0 },
+    __pad2: { kind: 'number', value: 0 },
+    padded: { kind: 'number', value: 0 },
+  } as const satisfies Record<string, DecodedValue>;
+  return { key: { bytes: '00' as HexText, decoded: { kind: 'struct', typeName: 'struct key', fields: Object.entries(fields).map(([name, value]) => ({ name, value })) } }, values: [] };
+}
+
+test('addresses come first, each with its port, and padding has no column unless it holds something', () => {
+  const titlesOf = (...reserved: readonly number[]): readonly string[] => {
+    const builder = createTableBuilder({ type: 'hash' }, 'decoded');
+    builder.add(reserved.map(tuple));
+    return builder.table.columns.map((column) => column.title);
+  };
+  const telling = ['source', 'source_port', 'destination', 'destination_port', 'netns_cookie'];
+  assert.deepEqual(titlesOf(0, 0), [...telling, 'padded', 'raw']);
+  assert.deepEqual(titlesOf(0, 7), [...telling, 'reserved', 'padded', 'raw']);
 });
 
 test('raw shows bytes only', () => {

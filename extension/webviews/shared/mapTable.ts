@@ -10,7 +10,7 @@ export const MAX_CELL_CHARACTERS = 512;
 const MAX_ARRAY_ELEMENTS = 32;
 
 /** What a column holds, for alignment and order. */
-export type CellKind = 'number' | 'address' | 'text' | 'bytes';
+export type CellKind = 'number' | 'port' | 'address' | 'text' | 'bytes';
 
 export interface Cell {
   readonly text: string;
@@ -54,7 +54,7 @@ function scalarCell(value: Exclude<DecodedValue, { kind: 'struct' | 'array' }>):
   switch (value.kind) {
     case 'number':
     case 'port':
-      return { text: String(value.value), kind: 'number' };
+      return { text: String(value.value), kind: value.kind };
     case 'wide':
       return { text: value.value, kind: 'number' };
     case 'boolean':
@@ -105,7 +105,44 @@ function presentBytes(typed: TypedBytes, presentation: Presentation, add: (path:
   }
 }
 
-/** Grows a table by entries as they are read: columns appear in the order in which they are first met. */
+/** Says whether a field is there only to fill its structure up, by what such fields are called. */
+function isNamedAsPadding(column: Column): boolean {
+  return /^_*(reserved|pad|padding|unused)_?\d*$/i.test(column.title.split(/[. ]/).at(-1) ?? '');
+}
+
+/** Says whether a cell holds nothing but zeros, alone or in an array. */
+function isZero(cell: Cell | undefined): boolean {
+  return cell === undefined || /^[[\]0, ]*$/.test(cell.text);
+}
+
+/** Says whether `port` is the port that belongs to an address: `source` and `source_port`, `local.address` and `local.port`. */
+function belongsTo(port: Column, address: Column): boolean {
+  const stem = address.title.replace(/(^|[._ ])(address|addr|ip|ip4|ip6)$/, '');
+  return [`${stem}_port`, `${stem}.port`, stem === '' ? 'port' : `${stem} port`].includes(port.title);
+}
+
+/** Puts what tells most first: addresses with their ports, then all else as it is declared, bytes that nobody decoded last. */
+function orderColumns(columns: readonly Column[]): readonly Column[] {
+  const ports = new Set(columns.filter((column) => column.kind === 'port'));
+  const endpoints = columns
+    .filter((column) => column.kind === 'address')
+    .flatMap((address) => {
+      const own = [...ports].find((port) => belongsTo(port, address));
+      if (own === undefined) {
+        return [address];
+      }
+      ports.delete(own);
+      return [address, own];
+    });
+  const telling = [...endpoints, ...ports];
+  const others = columns.filter((column) => !telling.includes(column));
+  return [...telling, ...others.filter((column) => column.kind !== 'bytes'), ...others.filter((column) => column.kind === 'bytes')];
+}
+
+/**
+ * Grows a table by entries as they are read. Padding has no column as long as it is zero in every entry; where it is not, somebody
+ * keeps something there.
+ */
 export interface TableBuilder {
   add(entries: readonly MapEntry[]): void;
   readonly table: MapTable;
@@ -115,6 +152,8 @@ export interface TableBuilder {
 export function createTableBuilder(map: Pick<MapInfo, 'type'>, presentation: Presentation): TableBuilder {
   const columns = new Map<string, Column>();
   const rows: Row[] = [];
+  /** Columns that hold something other than zero. */
+  const filled = new Set<string>();
   const perCpu = map.type.startsWith('percpu') || map.type.startsWith('lru_percpu');
   const put = (cells: Map<string, Cell>, part: 'key' | 'value', prefix: string, path: string, cell: Cell): void => {
     const title = [prefix, path].filter((text) => text !== '').join(' ') || part;
@@ -127,6 +166,9 @@ export function createTableBuilder(map: Pick<MapInfo, 'type'>, presentation: Pre
       columns.set(id, { id, part, title, kind: cell.kind });
     } else if (column.kind !== cell.kind) {
       columns.set(id, { ...column, kind: 'text' });
+    }
+    if (!filled.has(id) && !isZero(cell)) {
+      filled.add(id);
     }
     cells.set(id, cell);
   };
@@ -152,8 +194,9 @@ export function createTableBuilder(map: Pick<MapInfo, 'type'>, presentation: Pre
       }
     },
     get table() {
-      const all = [...columns.values()];
-      return { columns: [...all.filter((column) => column.part === 'key'), ...all.filter((column) => column.part === 'value')], rows };
+      const shown = [...columns.values()].filter((column) => filled.has(column.id) || !isNamedAsPadding(column));
+      const ofPart = (part: Column['part']): readonly Column[] => orderColumns(shown.filter((column) => column.part === part));
+      return { columns: [...ofPart('key'), ...ofPart('value')], rows };
     },
   };
 }
@@ -203,7 +246,7 @@ function sortKey(cell: Cell | undefined, kind: CellKind): bigint | string | unde
   if (cell === undefined) {
     return undefined;
   }
-  if (kind === 'number') {
+  if (kind === 'number' || kind === 'port') {
     return BigInt(cell.text);
   }
   if (kind === 'address') {

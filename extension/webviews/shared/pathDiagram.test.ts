@@ -77,6 +77,53 @@ test('hooks go down from the client, across the host, and up to the server, one 
   );
 });
 
+/** A trace whose ends are these, one leg after the other; undefined: nobody accepts. */
+function chain(path: Trace['path'], ends: readonly (readonly [NamespaceId, number, string] | undefined)[]): Trace {
+  const base = trace(path, [], 'tcp');
+  const endOf = ([namespace, uid, description]: readonly [NamespaceId, number, string]) => ({ namespace, uid, description, address: asked });
+  const legs = ends.slice(1).flatMap((server, index) => {
+    const client = ends[index];
+    return client === undefined
+      ? []
+      : [{ index, title: '', client: endOf(client), server: server === undefined ? null : endOf(server), requested: asked, originalDestination: null, peerSeenByClient: null, data: server === undefined ? ('none' as const) : ('tcp' as const) }];
+  });
+  return { ...base, legs };
+}
+
+function draw(iptables: Trace, sockops: Trace) {
+  const diagram = drawPaths({ flow: iptables.flow, iptables, sockops, current: 'iptables', differences: [] });
+  return {
+    actors: diagram.actors.map((actor) => `${actor.namespace}${actor.uid}`),
+    iptables: diagram.iptables.map((leg) => [leg.from, leg.to]),
+    sockops: diagram.sockops.map((leg) => [leg.from, leg.to]),
+  };
+}
+
+test('ends are told apart by whose they are and where they stand, never by their names', () => {
+  const same = 'node in pod';
+  const ends = [[a, 1000, same], [a, 1337, same], [b, 1337, same], [b, 1000, same]] as const;
+  const legs = [[0, 1], [1, 2], [2, 3]];
+  assert.deepEqual(draw(chain('iptables', ends), chain('sockops', ends)), { actors: ['a1000', 'a1337', 'b1337', 'b1000'], iptables: legs, sockops: legs });
+  const named = [[a, 1000, 'other'], [a, 1337, 'names'], [b, 1337, 'for'], [b, 1000, 'them']] as const;
+  assert.deepEqual(draw(chain('iptables', ends), chain('sockops', named)).actors.length, 4, 'names that differ change nothing');
+});
+
+test('whoever comes up again later in the same path stands there again', () => {
+  const ends = [[a, 1000, 'app'], [a, 1337, 'sidecar'], [a, 1000, 'app']] as const;
+  assert.deepEqual(draw(chain('iptables', ends), chain('sockops', ends)), { actors: ['a1000', 'a1337', 'a1000'], iptables: [[0, 1], [1, 2]], sockops: [[0, 1], [1, 2]] });
+});
+
+test('paths that take different ways share who takes part in both, and stay in order', () => {
+  const long = chain('iptables', [[a, 1000, ''], [a, 1337, ''], [b, 1337, ''], [b, 1000, '']]);
+  assert.deepEqual(draw(long, chain('sockops', [[a, 1000, ''], [b, 1000, '']])).sockops, [[0, 3]]);
+  assert.deepEqual(draw(long, chain('sockops', [[a, 1000, ''], undefined])).sockops, [[0, null]]);
+  assert.deepEqual(draw(chain('iptables', [[a, 1000, ''], [b, 1000, '']]), chain('sockops', [[a, 1000, ''], [host, 0, ''], [b, 1000, '']])), {
+    actors: ['a1000', 'h0', 'b1000'],
+    iptables: [[0, 2]],
+    sockops: [[0, 1], [1, 2]],
+  });
+});
+
 test('a leg that nobody accepts ends on its way', () => {
   const { actors, iptables } = drawPaths(explanation([rule(a, 'OUTPUT')], false));
   assert.deepEqual([actors.length, iptables[0]?.to, iptables[0]?.down.length, iptables[0]?.up.length], [1, null, 1, 0]);

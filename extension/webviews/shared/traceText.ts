@@ -1,4 +1,4 @@
-import type { Endpoint } from '../../../agent/protocol/scalars.ts';
+import type { Endpoint, NamespaceId } from '../../../agent/protocol/scalars.ts';
 import type { Decision, PacketState, Place, Trace, TraceCost, TraceStep } from '../../../agent/protocol/trace.ts';
 
 /** Gives an endpoint as people write it: `10.0.0.1:80`, `[::1]:80`. */
@@ -155,4 +155,18 @@ export const COST_NAMES: readonly (readonly [keyof TraceCost, string, 'connectio
 /** The steps of one leg. */
 export function stepsOfLeg(trace: Trace, leg: number): readonly TraceStep[] {
   return trace.steps.filter((step) => step.leg === leg);
+}
+
+/** Puts steps that follow each other in the same network namespace together, so that it has to be named once. */
+export function groupByNamespace(steps: readonly TraceStep[]): readonly { readonly namespace: NamespaceId; readonly steps: readonly TraceStep[] }[] {
+  const groups: { namespace: NamespaceId; steps: TraceStep[] }[] = [];
+  for (const step of steps) {
+    const last = groups.at(-1);
+    if (last?.namespace === step.place.namespace) {
+      last.steps.push(step);
+    } else {
+      groups.push({ namespace: step.place.namespace, steps: [step] });
+    }
+  }
+  return groups;
 }

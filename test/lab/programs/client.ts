@@ -28,7 +28,7 @@ interface ClientConnection {
 }
 
 /** The application's client of a lab: opens connections and moves bytes on them as it is told. */
-runProgram((_params) => {
+runProgram('shop', (_params) => {
   const connections = new Map<number, ClientConnection>();
   let count = 0;
   const find = (id: number): ClientConnection => {

@@ -6,11 +6,12 @@ export type CommandHandlers = Readonly<Record<string, (params: never) => Promise
 export const PARAMS_VARIABLE = 'MESHPATH_LAB_PARAMS';
 
 /**
- * Runs a program of the lab: reads its parameters, becomes its user, starts, and then answers commands until the lab
+ * Runs a program of the lab under a name, which the node shows as its command: reads its parameters, becomes its user, starts, and then answers commands until the lab
  * goes away. It starts as root and drops its rights itself, so that Node.js and its modules may be in a folder that
  * this user cannot read; all sockets are made afterwards and belong to this user (net/netfilter/xt_owner.c).
  */
-export function runProgram(start: (params: never) => Promise<CommandHandlers>): void {
+export function runProgram(name: string, start: (params: never) => Promise<CommandHandlers>): void {
+  process.title = name;
   const params = JSON.parse(process.env[PARAMS_VARIABLE] ?? '') as { readonly identity: ProgramIdentity };
   process.on('disconnect', () => process.exit(0));
   becomeUser(params.identity);

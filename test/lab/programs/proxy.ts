@@ -10,7 +10,7 @@ import type { EndedProxying, ProxiedConnection, ProxyParams } from './reports.ts
  * The sidecar of a lab: a transparent proxy as Envoy is one under Istio. It asks for the original destination of every
  * connection and connects on to it: outbound as it is, inbound from the passthrough source.
  */
-runProgram(async (params: ProxyParams) => {
+runProgram('envoy', async (params: ProxyParams) => {
   let count = 0;
   const accept = (listener: ProxiedConnection['listener'], downstream: Socket): void => {
     const connection = count++;

@@ -7,7 +7,7 @@ import { errorName, runProgram, tellEvent } from './program.ts';
 import type { AcceptedConnection, EndedConnection, HttpReply, ServerParams } from './reports.ts';
 
 /** The application's server of a lab. */
-runProgram(async (params: ServerParams) => {
+runProgram('web', async (params: ServerParams) => {
   let count = 0;
   const server = params.mode === 'http' ? createHttpAnswerer() : createServer({ allowHalfOpen: true });
   server.on('connection', (socket: Socket) => {
