@@ -7,38 +7,55 @@ import { findCommand, run } from './run.mjs';
  * @typedef {{ kind: string, name: string }[]} Inventory
  */
 
+/** How long the kernel and processes that are ending get until what they hold counts as left, in milliseconds. */
+const grace = 5_000;
+
 /** Lists what of the kernel bears our names. @returns {Promise<Inventory>} */
 export async function takeInventory() {
   return [
     ...listFolder('/run/netns').map((name) => ({ kind: 'network namespace', name })),
     ...listOurs(cgroupMount()).map((name) => ({ kind: 'cgroup', name })),
     ...listOurs('/sys/fs/bpf').map((name) => ({ kind: 'pin', name })),
-    ...(await listPrograms()),
+    ...(await listPrograms()).map(({ id, name }) => ({ kind: 'BPF program', name: `${String(id)} ${name}` })),
   ];
 }
 
 /**
  * Tells what a test run left: what was not there before it, and the processes that inherited the run's name. Ends those processes,
- * so that the next run starts clean.
+ * so that the next run starts clean. What belongs to another run at the same time is none of it.
  * @param {Inventory} before
  * @param {string} runName the value of MESHPATH_TEST_RUN
  * @returns {Promise<string[]>} one line each
  */
 export async function findLeftovers(before, runName) {
-  const processes = await settledProcesses(runName);
-  const known = new Set(before.map(({ kind, name }) => `${kind} ${name}`));
-  const after = (await takeInventory())
-    .filter(({ name }) => !belongsToAnotherRun(name, runName))
-    .map(({ kind, name }) => `${kind} ${name}`)
-    .filter((line) => !known.has(line));
-  for (const { id } of processes) {
+  const deadline = performance.now() + grace;
+  let leftovers = await lookForLeftovers(before, runName);
+  while (leftovers.things.length + leftovers.processes.length > 0 && performance.now() < deadline) {
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    leftovers = await lookForLeftovers(before, runName);
+  }
+  for (const { id } of leftovers.processes) {
     try {
       process.kill(id, 'SIGKILL');
     } catch {
       // It ended by itself meanwhile.
     }
   }
-  return [...after, ...processes.map(({ id, command }) => `process ${String(id)} ${command}`)];
+  return [...leftovers.things, ...leftovers.processes.map(({ id, command }) => `process ${String(id)} ${command}`)];
+}
+
+/**
+ * @param {Inventory} before
+ * @param {string} runName
+ */
+async function lookForLeftovers(before, runName) {
+  const known = new Set(before.map(({ kind, name }) => `${kind} ${name}`));
+  const added = (await takeInventory()).filter(({ kind, name }) => !known.has(`${kind} ${name}`));
+  const holders = added.some(({ kind }) => kind === 'BPF program') ? findProgramHolders() : new Map();
+  const things = added.filter(({ kind, name }) =>
+    kind === 'BPF program' ? !isHeldByAnotherRun(holders.get(Number.parseInt(name, 10)) ?? [], runName) : !isNamedByAnotherRun(name, runName),
+  );
+  return { things: things.map(({ kind, name }) => `${kind} ${name}`), processes: listProcesses(runName) };
 }
 
 /**
@@ -47,30 +64,61 @@ export async function findLeftovers(before, runName) {
  * @param {string} name
  * @param {string} runName
  */
-function belongsToAnotherRun(name, runName) {
+function isNamedByAnotherRun(name, runName) {
   const owner = /meshpath[a-z-]*-(\d+)-/.exec(name)?.[1];
-  return owner !== undefined && existsSync(`/proc/${owner}`) && !read(`/proc/${owner}/environ`).split('\0').includes(`MESHPATH_TEST_RUN=${runName}`);
+  return owner !== undefined && existsSync(`/proc/${owner}`) && !isOfRun(owner, runName);
 }
 
 /**
- * Processes are given a moment to end: a server's children outlive it for a little.
+ * Programs bear no run's name. Another run owns what only processes hold that are neither of this run nor orphans, as what a run
+ * leaves is.
+ * @param {readonly string[]} holders process ids
  * @param {string} runName
  */
-async function settledProcesses(runName) {
-  for (let turn = 0; turn < 30 && listProcesses(runName).length > 0; turn++) {
-    await new Promise((resolve) => setTimeout(resolve, 100));
+function isHeldByAnotherRun(holders, runName) {
+  return holders.length > 0 && holders.every((id) => !isOfRun(id, runName) && parentOf(id) !== '1');
+}
+
+/** Gives the processes that hold each BPF program, itself or a link of it, by program id: fdinfo says it (proc_pid_fdinfo(5)). */
+function findProgramHolders() {
+  /** @type {Map<number, string[]>} */
+  const holders = new Map();
+  for (const id of listProcessIds()) {
+    for (const descriptor of listFolder(`/proc/${id}/fd`)) {
+      const program = /^prog_id:\s*(\d+)$/m.exec(read(`/proc/${id}/fdinfo/${descriptor}`))?.[1];
+      if (program !== undefined) {
+        holders.set(Number(program), [...(holders.get(Number(program)) ?? []), id]);
+      }
+    }
   }
-  return listProcesses(runName);
+  return holders;
 }
 
 /** @param {string} runName */
 function listProcesses(runName) {
-  return listFolder('/proc')
-    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
-    .map((id) => ({ id: Number(id), environment: read(`/proc/${id}/environ`), command: read(`/proc/${id}/cmdline`).replaceAll('\0', ' ').slice(0, 200) }))
-    .filter(({ environment }) => environment.split('\0').includes(`MESHPATH_TEST_RUN=${runName}`));
+  return listProcessIds()
+    .filter((id) => Number(id) !== process.pid && isOfRun(id, runName))
+    .map((id) => ({ id: Number(id), command: read(`/proc/${id}/cmdline`).replaceAll('\0', ' ').slice(0, 200) }));
 }
 
+function listProcessIds() {
+  return listFolder('/proc').filter((name) => /^\d+$/.test(name));
+}
+
+/**
+ * @param {string} id of a process
+ * @param {string} runName
+ */
+function isOfRun(id, runName) {
+  return read(`/proc/${id}/environ`).split('\0').includes(`MESHPATH_TEST_RUN=${runName}`);
+}
+
+/** @param {string} id of a process */
+function parentOf(id) {
+  return /^PPid:\s*(\d+)$/m.exec(read(`/proc/${id}/status`))?.[1];
+}
+
+/** @returns {Promise<{ id: number, name: string }[]>} */
 async function listPrograms() {
   const bpftool = findCommand('bpftool');
   if (bpftool === undefined || process.getuid?.() !== 0) {
@@ -79,9 +127,7 @@ async function listPrograms() {
   const shown = await run(bpftool, ['-j', 'prog', 'show']);
   /** @type {{ id: number, name?: string }[]} */
   const programs = shown.code === 0 ? JSON.parse(shown.stdout) : [];
-  return programs
-    .filter(({ name }) => name?.startsWith('meshpath') === true)
-    .map(({ id, name }) => ({ kind: 'BPF program', name: `${String(id)} ${name ?? ''}` }));
+  return programs.flatMap(({ id, name }) => (name?.startsWith('meshpath') === true ? [{ id, name }] : []));
 }
 
 /** Gives where cgroup2 is mounted, read from mountinfo (proc_pid_mountinfo(5)). */
@@ -112,7 +158,12 @@ function listOurs(folder) {
 
 /** @param {string} folder */
 function listFolder(folder) {
-  return existsSync(folder) ? readdirSync(folder) : [];
+  try {
+    return readdirSync(folder);
+  } catch {
+    // It is not there, the process ended, or it belongs to another user.
+    return [];
+  }
 }
 
 /** @param {string} path */

@@ -9,18 +9,21 @@ const projects = ['tsconfig.json', 'test/tsconfig.json', 'extension/webviews/app
  * Type-checks every project and lints every file.
  * @returns {Promise<{ name: string, ok: boolean, report: string }[]>} one result a check
  */
-export async function lint() {
-  const types = projects.map(async (project) => {
-    const outcome = await run(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '--noEmit', '--pretty', 'false', '-p', project]);
-    return { name: `types of ${project}`, ok: outcome.code === 0, report: outcome.stdout + outcome.stderr };
-  });
-  const results = await Promise.all(types);
-  const rules = await run(process.execPath, [
-    join(root, 'node_modules/eslint/bin/eslint.js'),
-    '--max-warnings=0',
-    '.',
+export function lint() {
+  const compiler = join(root, 'node_modules/typescript/bin/tsc');
+  return Promise.all([
+    ...projects.map((project) => check(`types of ${project}`, [compiler, '--noEmit', '--pretty', 'false', '-p', project])),
+    check('lint rules', [join(root, 'node_modules/eslint/bin/eslint.js'), '--max-warnings=0', '.']),
   ]);
-  return [...results, { name: 'lint rules', ok: rules.code === 0, report: rules.stdout + rules.stderr }];
+}
+
+/**
+ * @param {string} name
+ * @param {readonly string[]} parameters of Node.js
+ */
+async function check(name, parameters) {
+  const { code, stdout, stderr } = await run(process.execPath, parameters);
+  return { name, ok: code === 0, report: stdout + stderr };
 }
 
 if (isProgram(import.meta.url)) {

@@ -37,7 +37,11 @@ export async function makePackage(options) {
   mkdirSync(folder, { recursive: true });
   const vsix = join(folder, `${manifest.name}-${manifest.version}.vsix`);
   const vsce = join(root, 'node_modules/@vscode/vsce/vsce');
-  const packed = await run(process.execPath, [vsce, 'package', '--no-dependencies', '--allow-missing-repository', '--out', vsix]);
+  const packed = await run(process.execPath, [
+    ...[vsce, 'package', '--no-dependencies', '--allow-missing-repository', '--out', vsix],
+    // The pictures of README.md are not in the package, and have no address elsewhere.
+    '--no-rewrite-relative-links',
+  ]);
   if (packed.code !== 0) {
     throw new Error(`vsce failed\n${packed.stdout}${packed.stderr}`);
   }

@@ -30,6 +30,10 @@ const testPackages = [
   { names: ['openssh-server'], commands: ['sshd'] },
   { names: ['openssh-client'], commands: ['ssh-keygen'] },
   { names: ['sudo'], commands: ['sudo'] },
+  // Login shells of other people, under which the agent starts as well.
+  { names: ['fish'], commands: ['fish'] },
+  { names: ['tcsh'], commands: ['tcsh'] },
+  { names: ['zsh'], commands: ['zsh'] },
 ];
 
 /** @type {readonly SystemPackage[]} */
@@ -69,7 +73,7 @@ async function installNpmPackages() {
     return;
   }
   console.log(`Installing the npm packages of package-lock.json: ${reason}.`);
-  const outcome = await run('npm', ['ci', '--no-audit', '--no-fund', '--ignore-scripts'], { show: true });
+  const outcome = await run('npm', ['ci', '--ignore-scripts'], { show: true });
   if (outcome.code !== 0) {
     throw new Error('npm ci failed. Is the npm registry reachable (npm ping)?');
   }
@@ -119,7 +123,7 @@ async function installSystemPackages(packages) {
   for (const entry of missing) {
     names.push(await nameHere(entry));
   }
-  const failed = await asRoot(rootPrefix, ['apt-get', 'install', '-y', '-qq', '--no-install-recommends', ...names]);
+  const failed = await asRoot(rootPrefix, ['apt-get', 'install', '-y', '-qq', '--no-install-recommends', '-o', 'DPkg::Lock::Timeout=120', ...names]);
   if (failed) {
     console.log('apt-get failed; what needs these packages is skipped.');
   } else if (names.includes('openssh-server')) {

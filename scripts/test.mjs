@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
+import { chmodSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join, relative, sep } from 'node:path';
 import { randomBytes } from 'node:crypto';
 import { parseArgs } from 'node:util';
@@ -56,6 +56,7 @@ async function testAll() {
   /** Everything started for the tests inherits this, which is how what they leave behind is found. */
   const runName = `meshpath-${String(process.pid)}-${randomBytes(4).toString('hex')}`;
   const before = await takeInventory();
+  const temporary = makeTemporaryFolder(runName);
   /** @type {Result[]} */
   const results = [];
   const all = wanted.size === 0 && options.grep === undefined && options.file === undefined;
@@ -68,13 +69,13 @@ async function testAll() {
     if (!isWanted(phase.name)) {
       continue;
     }
-    const phaseResults = await runPhase(phase, runName);
+    const phaseResults = await runPhase(phase, runName, temporary);
     if (phaseResults.length === 0 && options.grep === undefined && options.file === undefined) {
       phaseResults.push({ phase: phase.name, name: `phase ${phase.name}`, outcome: 'failed', reason: 'ran no test at all' });
     }
     results.push(...phaseResults);
   }
-  results.push(...(await checkLeftovers(before, runName)));
+  results.push(...(await checkLeftovers(before, runName, temporary)));
   return summarize(results, performance.now() - started, all);
 }
 
@@ -100,12 +101,27 @@ async function checkBuild() {
 }
 
 /**
+ * Makes the folder of this run's temporary files, as /tmp is: other users that tests run as may use it too.
+ * @param {string} runName
+ */
+function makeTemporaryFolder(runName) {
+  const folder = join(tmpdir(), runName);
+  mkdirSync(folder);
+  chmodSync(folder, 0o1777);
+  return folder;
+}
+
+/**
  * @param {Awaited<ReturnType<typeof takeInventory>>} before
  * @param {string} runName
+ * @param {string} temporary the folder of this run's temporary files; it is removed
  * @returns {Promise<Result[]>}
  */
-async function checkLeftovers(before, runName) {
+async function checkLeftovers(before, runName, temporary) {
   const leftovers = await findLeftovers(before, runName);
+  // What bears another name is not ours: caches of tools, sockets of VS Code and Chromium.
+  leftovers.push(...readdirSync(temporary).filter((name) => name.startsWith('meshpath')).map((name) => `temporary ${name}`));
+  rmSync(temporary, { recursive: true, force: true, maxRetries: 5 });
   if (leftovers.length === 0) {
     return [{ phase: 'end', name: 'nothing is left on the machine', outcome: 'passed' }];
   }
@@ -116,9 +132,10 @@ async function checkLeftovers(before, runName) {
  * Runs the test files of a phase in processes of their own, showing each test as it ends.
  * @param {Phase} phase
  * @param {string} runName
+ * @param {string} temporary the folder of its temporary files
  * @returns {Promise<Result[]>}
  */
-async function runPhase(phase, runName) {
+async function runPhase(phase, runName, temporary) {
   const files = listTestFiles(phase).filter((file) => options.file === undefined || options.file.includes(file));
   heading(`${phase.name} (${String(files.length)} files)`);
   if (files.length === 0) {
@@ -138,7 +155,7 @@ async function runPhase(phase, runName) {
   const child = spawn(process.execPath, parameters, {
     cwd: root,
     stdio: ['ignore', 'pipe', 'inherit'],
-    env: { ...process.env, MESHPATH_TEST_RUN: runName, NODE_NO_WARNINGS: '1' },
+    env: { ...process.env, MESHPATH_TEST_RUN: runName, TMPDIR: temporary, NODE_NO_WARNINGS: '1' },
   });
   /** @type {Result[]} */
   const results = [];
