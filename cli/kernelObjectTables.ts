@@ -120,7 +120,7 @@ function formatOwner(owner: ObjectOwner): string {
   const held = [...processes, ...owner.pins].join(', ');
   switch (owner.kind) {
     case 'meshpath':
-      return held === '' ? 'meshpath' : `meshpath: ${held}`;
+      return held === '' ? 'meshpath (no process)' : `meshpath: ${held}`;
     case 'kernel':
       return held === '' ? 'kernel' : held;
     case 'process':

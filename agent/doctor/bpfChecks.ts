@@ -3,7 +3,6 @@ import type { CgroupInfo, LinkInfo, MapInfo, ObjectOwner, ProgramInfo } from '..
 
 /** The attach types of Meshpath's programs. */
 const OWN_HOOKS: ReadonlySet<string> = new Set(['cgroup_inet4_connect', 'cgroup_sock_ops', 'cgroup_getsockopt', 'cgroup_inet4_getpeername']);
-const OWN_PREFIX = 'meshpath_';
 /** Program types that take a socket's parser or verdict, of which it has one. */
 const SOCKET_PROGRAM_TYPES: ReadonlySet<string> = new Set(['sk_msg', 'sk_skb']);
 const MAX_NAMED = 5;
@@ -16,7 +15,7 @@ const MAX_NAMED = 5;
 export function checkHookOwners(cgroups: readonly CgroupInfo[], programs: readonly ProgramInfo[]): DoctorCheck {
   const owners = new Map(programs.map((program) => [program.id, program.owner]));
   const others = cgroups.flatMap(({ path, attachments }) =>
-    attachments.filter(({ attachType, attachedTo, programName }) => OWN_HOOKS.has(attachType) && attachedTo === path && !programName.startsWith(OWN_PREFIX)),
+    attachments.filter(({ attachType, attachedTo, programId }) => OWN_HOOKS.has(attachType) && attachedTo === path && owners.get(programId)?.kind !== 'meshpath'),
   );
   const check = { id: 'hook-owners', title: 'Other owners of the hooks' } as const;
   if (others.length === 0) {
@@ -49,7 +48,7 @@ export function checkHookOwners(cgroups: readonly CgroupInfo[], programs: readon
 
 /** Looks at who else puts sockets into socket maps with a program: a socket takes part in one such program only (EBUSY, net/core/sock_map.c). */
 export function checkSocketMapUsers(programs: readonly ProgramInfo[]): DoctorCheck {
-  const others = programs.filter(({ type, name }) => SOCKET_PROGRAM_TYPES.has(type) && !name.startsWith(OWN_PREFIX));
+  const others = programs.filter(({ type, owner }) => SOCKET_PROGRAM_TYPES.has(type) && owner.kind !== 'meshpath');
   const check = { id: 'socket-map-users', title: 'Other users of socket maps' } as const;
   if (others.length === 0) {
     return { ...check, result: 'ok', found: 'Nobody else has a program for messages or streams of sockets.', problem: null };
@@ -71,11 +70,8 @@ export function checkSocketMapUsers(programs: readonly ProgramInfo[]): DoctorChe
 /** Looks for objects of Meshpath that no living process holds. */
 export function checkLeftovers(objects: { readonly programs: readonly ProgramInfo[]; readonly maps: readonly MapInfo[]; readonly links: readonly LinkInfo[] }): DoctorCheck {
   const check = { id: 'leftovers', title: 'Leftovers of Meshpath' } as const;
-  const own = objects.programs.filter(({ name }) => name.startsWith(OWN_PREFIX));
-  const ownIds = new Set(own.map(({ id }) => id));
-  const ownMaps = objects.maps.filter(({ programIds }) => programIds.some((id) => ownIds.has(id)));
-  const ownLinks = objects.links.filter(({ programId }) => ownIds.has(programId));
-  const pins = [...own, ...ownMaps, ...ownLinks].flatMap(({ owner }) => owner.pins);
+  const own = objects.programs.filter(({ owner }) => owner.kind === 'meshpath');
+  const pins = [objects.programs, objects.maps, objects.links].flat().flatMap(({ owner }) => (owner.kind === 'meshpath' ? owner.pins : []));
   const abandoned = own.filter(({ owner }) => owner.processes.length === 0);
   if (pins.length === 0 && abandoned.length === 0) {
     const agents = new Set(own.flatMap(({ owner }) => owner.processes.map(({ pid }) => pid)));

@@ -1,5 +1,5 @@
 import { MeshpathError } from '../protocol/errors.ts';
-import type { CgroupInfo, LinkInfo, MapInfo, ProgramInfo } from '../protocol/kernelObjects.ts';
+import type { CgroupInfo, LinkInfo, MapInfo, ObjectOwner, ProgramInfo } from '../protocol/kernelObjects.ts';
 import type { MapPage } from '../protocol/mapEntries.ts';
 import type { MapEntriesParams } from '../protocol/methods.ts';
 import type { CgroupPath } from '../protocol/scalars.ts';
@@ -15,6 +15,7 @@ import { findObjectOwners } from './objectOwners.ts';
 import type { ObjectOwners } from './objectOwners.ts';
 import { fullProgramName, typeMap } from './objectTypes.ts';
 import type { MapTyping } from './objectTypes.ts';
+import { findOwnObjects } from './ownObjects.ts';
 
 /** All BPF objects and cgroups of this machine, as the protocol shows them. Nothing is kept open between calls. */
 export interface KernelObjectReader {
@@ -27,7 +28,8 @@ export interface KernelObjectReader {
   readonly readEverything: (signal: AbortSignal) => Promise<{ programs: ProgramInfo[]; maps: MapInfo[]; links: LinkInfo[]; cgroups: CgroupInfo[] }>;
 }
 
-const NO_OWNERS: ObjectOwners = { ownerOf: () => ({ kind: 'kernel', processes: [], pins: [] }) };
+const NO_OWNER: ObjectOwner = { kind: 'kernel', processes: [], pins: [] };
+const NO_OWNERS: ObjectOwners = { ofProgram: () => NO_OWNER, ofMap: () => NO_OWNER, ofLink: () => NO_OWNER };
 const MAX_KNOWN_TYPINGS = 64;
 
 /**
@@ -52,19 +54,22 @@ export function createKernelObjectReader(libbpf: Libbpf, cgroupMount: () => stri
     return describeCgroups(introspection, cgroupMount(), below, names, links, signal);
   };
 
+  const findOwners = (programs: readonly RawProgram[], signal: AbortSignal): Promise<ObjectOwners> =>
+    findObjectOwners(introspection, findOwnObjects(programs, btfObjects), signal);
+
   const infosOf = (found: Awaited<ReturnType<typeof readPrograms>>): RawProgram[] => found.map(({ info }) => info);
 
   return {
     listPrograms: async (signal) => {
       const programs = await readPrograms(signal);
-      return describePrograms(programs, await findObjectOwners(introspection, signal), btfObjects);
+      return describePrograms(programs, await findOwners(infosOf(programs), signal), btfObjects);
     },
     listMaps: async (signal) => {
       const programs = await readPrograms(signal);
       const maps = await readAll(introspection, 'map', introspection.mapInfo, signal);
-      return describeMaps(maps, infosOf(programs), await findObjectOwners(introspection, signal), btfObjects);
+      return describeMaps(maps, infosOf(programs), await findOwners(infosOf(programs), signal), btfObjects);
     },
-    listLinks: async (signal) => readLinks(await findObjectOwners(introspection, signal), signal),
+    listLinks: async (signal) => readLinks(await findOwners(infosOf(await readPrograms(signal)), signal), signal),
     listCgroups: async (below, signal) => {
       const programs = await readPrograms(signal);
       return readCgroups(below, infosOf(programs), await readLinks(NO_OWNERS, signal), signal);
@@ -105,8 +110,8 @@ export function createKernelObjectReader(libbpf: Libbpf, cgroupMount: () => stri
       });
     },
     readEverything: async (signal) => {
-      const owners = await findObjectOwners(introspection, signal);
       const programs = await readPrograms(signal);
+      const owners = await findOwners(infosOf(programs), signal);
       const maps = await readAll(introspection, 'map', introspection.mapInfo, signal);
       const links = await readLinks(owners, signal);
       return {

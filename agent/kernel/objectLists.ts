@@ -72,7 +72,7 @@ export function describePrograms(found: readonly Found<RawProgram>[], owners: Ob
     runCount: toUint64Text(info.runCount),
     runTimeNanoseconds: toUint64Text(info.runTimeNanoseconds),
     gplCompatible: info.gplCompatible,
-    owner: owners.ownerOf('program', info.id),
+    owner: owners.ofProgram(info.id),
   }));
 }
 
@@ -102,7 +102,7 @@ export function describeMaps(
       frozen: fdinfo?.frozen ?? false,
       readable: mapReadability(info),
       programIds: using.map(({ id }) => id as ProgramId),
-      owner: owners.ownerOf('map', info.id),
+      owner: owners.ofMap(info.id),
     };
   });
 }
@@ -134,7 +134,7 @@ export function describeLinks(
     type: linkTypeName(info.type),
     programId: info.programId as ProgramId,
     ...describeAttachment(info, cgroupPath),
-    owner: owners.ownerOf('link', info.id),
+    owner: owners.ofLink(info.id, info.programId),
   }));
 }
 

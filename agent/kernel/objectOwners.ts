@@ -7,12 +7,14 @@ import type { ObjectOwner, ProcessReference } from '../protocol/kernelObjects.ts
 import type { Introspection } from '../libbpf/introspection.ts';
 import { parseBpfFdinfo } from './fdinfo.ts';
 import { parseMountinfo } from './mountinfo.ts';
-
-export type OwnedKind = 'program' | 'map' | 'link';
+import type { OwnObjects } from './ownObjects.ts';
 
 /** Who holds the BPF objects of this machine, as far as this process may see it. */
 export interface ObjectOwners {
-  readonly ownerOf: (kind: OwnedKind, id: number) => ObjectOwner;
+  readonly ofProgram: (id: number) => ObjectOwner;
+  readonly ofMap: (id: number) => ObjectOwner;
+  /** The owner of a link, by its id and that of its program. */
+  readonly ofLink: (id: number, programId: number) => ObjectOwner;
 }
 
 const MAX_PROCESSES = 65_536;
@@ -23,23 +25,20 @@ const TURN_MILLISECONDS = 8;
 
 /**
  * Finds the holders of all BPF objects: processes by their descriptors (/proc/PID/fd and fdinfo), pins by walking over
- * every bpffs mount. Processes that end meanwhile, or that may not be looked into, are left out.
+ * every bpffs mount. `own` are the objects that Meshpath loaded. Processes that end meanwhile, or that may not be looked into, are left out.
  */
-export async function findObjectOwners(introspection: Introspection, signal: AbortSignal): Promise<ObjectOwners> {
+export async function findObjectOwners(introspection: Introspection, own: OwnObjects, signal: AbortSignal): Promise<ObjectOwners> {
   const processes = await findHolders(signal);
   const pins = findPins(introspection);
+  const ownerOf = (key: string, isOwn: boolean): ObjectOwner => {
+    const holders = processes.get(key) ?? [];
+    const paths = pins.get(key) ?? [];
+    return { kind: isOwn ? 'meshpath' : holders.length > 0 ? 'process' : paths.length > 0 ? 'pinned' : 'kernel', processes: holders, pins: paths };
+  };
   return {
-    ownerOf: (kind, id) => {
-      const key = `${kind} ${id}`;
-      const holders = processes.get(key) ?? [];
-      const paths = pins.get(key) ?? [];
-      const own = holders.some(({ pid }) => pid === process.pid);
-      return {
-        kind: own ? 'meshpath' : holders.length > 0 ? 'process' : paths.length > 0 ? 'pinned' : 'kernel',
-        processes: holders,
-        pins: paths,
-      };
-    },
+    ofProgram: (id) => ownerOf(`program ${id}`, own.programIds.has(id)),
+    ofMap: (id) => ownerOf(`map ${id}`, own.mapIds.has(id)),
+    ofLink: (id, programId) => ownerOf(`link ${id}`, own.programIds.has(programId)),
   };
 }
 

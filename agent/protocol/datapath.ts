@@ -1,7 +1,7 @@
 import { DECISION_HOOKS, DECISION_REASONS } from './acceleration.ts';
 import type { DecisionCounters, DecisionEvent, DecisionReason, MeshProfile } from './acceleration.ts';
 import { resolveType, sizeOfType } from './btf.ts';
-import type { Btf } from './btf.ts';
+import type { Btf, BtfType } from './btf.ts';
 import { MeshpathError } from './errors.ts';
 import { formatIpAddress, mappedAddressBytes, toIpAddress } from './ipAddress.ts';
 import { toPortNumber, toUint64Text } from './scalars.ts';
@@ -36,6 +36,9 @@ const UID_UNKNOWN = 0xffff_ffff;
 const NO_ADDRESS = toIpAddress('0.0.0.0');
 /** How many entries the map `counters` has: one for each reason, and one for events that the ring buffer had no room for. */
 export const COUNTER_ENTRIES = DECISION_REASONS.length + 1;
+
+const STRUCTURES = ['mesh_profile', 'pod', 'pod_owner', 'connection', 'connection_key', 'socket_key', 'decision_event', 'control'] as const;
+const MAP_NAMES = ['sockets', 'connections', 'pod_addresses', 'pods', 'control', 'counters', 'events'] as const;
 
 type FieldValue = bigint | Uint8Array | readonly bigint[];
 
@@ -75,6 +78,12 @@ export function encodeSettings(btf: Btf, initial: Uint8Array, settings: Datapath
     has_netns_cookie: settings.hasNetnsCookie ? 1n : 0n,
   });
   return bytes;
+}
+
+/** Says whether type information is that of Meshpath's own programs, of this version or another: by their structures and maps. */
+export function isDatapathBtf(btf: Btf): boolean {
+  const isKind = (name: string, kind: BtfType['kind']): boolean => btf.idsByName(name).some((id) => btf.type(id).kind === kind);
+  return STRUCTURES.every((name) => isKind(name, 'struct')) && MAP_NAMES.every((name) => isKind(name, 'variable'));
 }
 
 /** Gives a value of the map `pods`: `source` is what its connections come from, its first IPv4 address where it has one. */

@@ -2,7 +2,10 @@ import type { CgroupPath, LinkId, MapId, NamespaceId, ProgramId, Uint64Text } fr
 
 /** Where an object comes from, as far as its pins, names and holders tell. */
 export interface ObjectOwner {
-  /** `meshpath` for what this agent loaded; `process` where a process holds it; `pinned` where only a pin keeps it; else `kernel`. */
+  /**
+   * `meshpath` for what Meshpath loaded, in this agent or another, and for what is left of it (then no process holds it);
+   * else `process` where a process holds it, `pinned` where only a pin keeps it, and `kernel`.
+   */
   readonly kind: 'meshpath' | 'process' | 'pinned' | 'kernel';
   /** The processes that hold a file descriptor of it. */
   readonly processes: readonly ProcessReference[];

@@ -20,6 +20,7 @@ export interface Snapshot {
   readonly pods: readonly PodInfo[];
   readonly cgroups: readonly CgroupInfo[];
   readonly bpf: BpfState;
+  /** What is accelerated, by the agent that took the snapshot and by others on the node. */
   readonly accelerations: readonly AccelerationInfo[];
   /** What could not be read, and why; explaining says where it depends on these. */
   readonly omissions: readonly Omission[];

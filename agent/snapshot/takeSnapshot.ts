@@ -4,7 +4,7 @@ import type { AccelerationInfo, PodInfo } from '../protocol/acceleration.ts';
 import { toMeshpathError } from '../protocol/errors.ts';
 import { MAX_PAGE_ENTRIES } from '../protocol/mapEntries.ts';
 import type { MapEntry } from '../protocol/mapEntries.ts';
-import type { MapInfo, ProgramInfo } from '../protocol/kernelObjects.ts';
+import type { MapInfo } from '../protocol/kernelObjects.ts';
 import { SNAPSHOT_FORMAT, SNAPSHOT_VERSION } from '../protocol/snapshot.ts';
 import type { MapContents, NetworkLink, NetworkNamespace, NodeIdentity, Omission, Snapshot } from '../protocol/snapshot.ts';
 import type { KernelObjectReader } from '../kernel/kernelObjectReader.ts';
@@ -12,6 +12,7 @@ import type { ListedLink } from './ipJson.ts';
 import { listNamespaces } from './namespaceList.ts';
 import { readNamespace } from './networkNamespace.ts';
 import type { NamespacePart, ReadNamespace } from './networkNamespace.ts';
+import { findOtherAccelerations } from './otherAccelerations.ts';
 import { findPods } from './pods.ts';
 import { scanProcesses } from './processScan.ts';
 import type { ProcessScan } from './processScan.ts';
@@ -28,7 +29,6 @@ const POD_PARTS: ReadonlySet<NamespacePart> = new Set(['links', 'sockets']);
 /** Namespaces that are read at the same time: each keeps up to six programs running. */
 const CONCURRENT_NAMESPACES = 4;
 const MAX_CONTENT_ENTRIES = 20_000;
-const OWN_PROGRAM_PREFIX = 'meshpath_';
 const SOCKET_MAPS: ReadonlySet<string> = new Set(['sockhash', 'sockmap']);
 
 /**
@@ -40,6 +40,8 @@ export async function takeSnapshot(sources: SnapshotSources, signal: AbortSignal
   const scan = await scanProcesses(signal);
   const { namespaces, omissions } = await readNamespaces(scan, ALL_PARTS, signal);
   const bpf = await readBpf(sources.reader, signal);
+  const own = await sources.accelerations();
+  const others = findOtherAccelerations(bpf, own);
   return {
     format: SNAPSHOT_FORMAT,
     formatVersion: SNAPSHOT_VERSION,
@@ -49,8 +51,8 @@ export async function takeSnapshot(sources: SnapshotSources, signal: AbortSignal
     pods: findPods(namespaces, scan.processes),
     cgroups: bpf.cgroups,
     bpf: { programs: bpf.programs, maps: bpf.maps, links: bpf.links, contents: bpf.contents },
-    accelerations: await sources.accelerations(),
-    omissions: [...omissions, ...bpf.omissions],
+    accelerations: [...own, ...others.accelerations],
+    omissions: [...omissions, ...bpf.omissions, ...others.omissions],
   };
 }
 
@@ -134,7 +136,7 @@ async function readBpf(reader: () => KernelObjectReader, signal: AbortSignal): P
     const opened = reader();
     const everything = await opened.readEverything(signal);
     const contents: MapContents[] = [];
-    for (const map of everything.maps.filter((candidate) => takesPartInPaths(candidate, everything.programs))) {
+    for (const map of everything.maps.filter(takesPartInPaths)) {
       try {
         contents.push(await readContents(opened, map, signal));
       } catch (error) {
@@ -149,9 +151,8 @@ async function readBpf(reader: () => KernelObjectReader, signal: AbortSignal): P
 }
 
 /** Meshpath's own maps decide about paths, and so does every map that sockets are redirected through. */
-function takesPartInPaths(map: MapInfo, programs: readonly ProgramInfo[]): boolean {
-  const isOwn = programs.some(({ id, name }) => name.startsWith(OWN_PROGRAM_PREFIX) && map.programIds.includes(id));
-  return map.readable.ok && (isOwn || SOCKET_MAPS.has(map.type));
+function takesPartInPaths(map: MapInfo): boolean {
+  return map.readable.ok && (map.owner.kind === 'meshpath' || SOCKET_MAPS.has(map.type));
 }
 
 async function readContents(reader: KernelObjectReader, map: MapInfo, signal: AbortSignal): Promise<MapContents> {

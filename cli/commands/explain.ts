@@ -1,6 +1,6 @@
-import { inputError } from '../../agent/protocol/errors.ts';
+import { inputError, MeshpathError } from '../../agent/protocol/errors.ts';
 import type { Snapshot } from '../../agent/protocol/snapshot.ts';
-import type { PathKind } from '../../agent/protocol/trace.ts';
+import type { Flow, PathKind } from '../../agent/protocol/trace.ts';
 import { explain } from '../../simulator/explain/explain.ts';
 import { parseFlowText } from '../../simulator/explain/flowText.ts';
 import { EXIT_FAILED, EXIT_OK } from '../command.ts';
@@ -34,7 +34,7 @@ export const explainCommand: Command = {
     const text = flowText(context);
     const snapshot = await readSnapshot(context);
     const object = await context.readObject();
-    const explanation = explain(snapshot, parseFlowText(snapshot, text), { object });
+    const explanation = explain(snapshot, parseFlow(snapshot, text), { object });
     if (args.flag('json')) {
       await writeJson(output, explanation);
     } else {
@@ -60,6 +60,19 @@ function flowText({ arguments: args }: CommandContext): string {
     return value === undefined ? [] : [name, value];
   });
   return [from, '->', to, ...options].join(' ');
+}
+
+/** Like parseFlowText, whose remedies tell how to write it where all is one line of text. */
+function parseFlow(snapshot: Snapshot, text: string): Flow {
+  try {
+    return parseFlowText(snapshot, text);
+  } catch (error) {
+    if (MeshpathError.is(error, 'INPUT_INVALID')) {
+      const remedy = 'Run meshpath explain FROM TO, where needed with --uid N, --gid N or --from ADDRESS[:PORT]; meshpath explain --help tells what they are.';
+      throw new MeshpathError({ ...error.toJSON(), remedy }, { cause: error });
+    }
+    throw error;
+  }
 }
 
 async function readSnapshot({ arguments: args, connect, stop }: CommandContext): Promise<Snapshot> {

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { closeSync, mkdirSync, rmdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -14,6 +15,7 @@ import { openLibbpf } from '../../agent/libbpf/library.ts';
 import type { AccelerationInfo } from '../../agent/protocol/acceleration.ts';
 import { parseWireError } from '../../agent/protocol/errors.ts';
 import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
+import type { ObjectOwner } from '../../agent/protocol/kernelObjects.ts';
 import type { DecodedValue, MapEntry, MapPage } from '../../agent/protocol/mapEntries.ts';
 import { AGENT_READY_LINE, MAX_FRAME_BYTES } from '../../agent/protocol/methods.ts';
 import { connectInProcess } from '../../agent/protocol/node.ts';
@@ -141,9 +143,44 @@ describe('the agent lists what the kernel has', { skip }, () => {
   it('the doctor finds nobody else in the way of its own programs', async () => {
     const report = await node.call('runDoctor', {});
     const check = (id: string): string | undefined => report.checks.find((candidate) => candidate.id === id)?.result;
-    assert.deepEqual(['kernel-version', 'btf', 'cgroup2', 'capability-bpf', 'libbpf', 'leftovers'].map(check), ['ok', 'ok', 'ok', 'ok', 'ok', 'ok']);
+    assert.deepEqual(['kernel-version', 'btf', 'cgroup2', 'capability-bpf', 'libbpf'].map(check), ['ok', 'ok', 'ok', 'ok', 'ok']);
     assert.notEqual(report.verdict, 'not-on-this-node');
   });
+});
+
+it('knows what another agent accelerates, and by which process', { skip }, async () => {
+  const name = uniqueName();
+  const cgroup = `/${name}` as CgroupPath;
+  const folder = join(findCgroup2Mount(), name);
+  const addresses = [toIpAddress('10.99.79.1'), toIpAddress('fd00:79::1')];
+  mkdirSync(folder);
+  const other = spawn(process.execPath, ['--import', 'tsx', join(root, 'test/kernel/datapathAgent.ts'), JSON.stringify({ profile: 'istio', pods: [{ cgroup, addresses }] })], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const node = connectInProcess(createAgentService({ objectPath, agentVersion: 'test' }));
+  try {
+    await once(other.stdout, 'data');
+    const isHeldByOther = ({ owner }: { readonly owner: ObjectOwner }): boolean => owner.processes.some(({ pid }) => pid === other.pid);
+    const objects = [await node.call('listPrograms', {}), await node.call('listMaps', {}), await node.call('listLinks', {})].map((list) => list.filter(isHeldByOther));
+    const [programs = [], maps = [], links = []] = objects;
+    assert.deepEqual([programs.length, maps.length, links.length], [5, 10, 5]);
+    assert.deepEqual(new Set(objects.flat().map(({ owner }) => owner.kind)), new Set(['meshpath']));
+
+    assert.deepEqual(await node.call('listAccelerations', {}), []);
+    const snapshot = await node.call('takeSnapshot', {});
+    const found = snapshot.accelerations.filter(({ pods }) => pods.some((pod) => pod.cgroup === cgroup));
+    const ids = (list: readonly { readonly id: number }[]): number[] => list.map(({ id }) => id).sort((a, b) => a - b);
+    assert.deepEqual(
+      found.map(({ profile, pods, programIds, mapIds, linkIds }) => [profile, pods.map((pod) => [pod.cgroup, [...pod.addresses].sort()]), programIds, [...mapIds].sort((a, b) => a - b), linkIds]),
+      [['istio', [[cgroup, addresses]], ids(programs), ids(maps), ids(links)]],
+    );
+  } finally {
+    await node.close();
+    const exited = once(other, 'exit');
+    other.kill('SIGKILL');
+    await exited;
+    rmdirSync(folder);
+  }
 });
 
 it('a snapshot holds the rules, routes, sockets and pods of a namespace', { skip }, async () => {
