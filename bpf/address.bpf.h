@@ -10,6 +10,9 @@
 
 #define AF_INET 2
 #define AF_INET6 10
+#define SOCK_STREAM 1
+#define SOCK_DGRAM 2
+#define ALLOW 1 /* what cgroup programs return to let a call go on */
 #define IPV4_LOOPBACK 0x7f000001 /* 127.0.0.1 */
 
 /*

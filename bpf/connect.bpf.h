@@ -13,16 +13,9 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include "address.bpf.h"
+#include "creator.bpf.h"
 #include "decisions.bpf.h"
 #include "maps.bpf.h"
-
-#define SOCK_STREAM 1
-#define ALLOW 1
-
-struct connector {
-	__u32 uid;
-	__u32 gid;
-};
 
 /* What connect(2) was asked for, and by whom. */
 struct connect_request {
@@ -31,7 +24,7 @@ struct connect_request {
 	bool is_to_own_pod; /* one of the pod's own addresses */
 	bool is_to_pod; /* an address of any enrolled pod */
 	bool is_from_passthrough; /* bound to the address from which a sidecar connects to its application */
-	struct connector connector;
+	struct socket_creator creator;
 };
 
 /* Where a connection goes instead. */
@@ -40,15 +33,6 @@ struct rewrite {
 	__be32 destination;
 	__u16 port; /* host order */
 };
-
-/* The rules ask for the creator of the socket (-m owner); this is the process that connects, nearly always the same. */
-static __always_inline struct connector get_connector(void)
-{
-	__u64 ids = bpf_get_current_uid_gid();
-	struct connector connector = { .uid = (__u32)ids, .gid = (__u32)(ids >> 32) };
-
-	return connector;
-}
 
 static __always_inline bool is_excluded(const volatile __u16 *ports, __u16 port)
 {
@@ -60,9 +44,9 @@ static __always_inline bool is_excluded(const volatile __u16 *ports, __u16 port)
 	return found;
 }
 
-static __always_inline bool is_proxy(const struct connector *connector)
+static __always_inline bool is_proxy(const struct socket_creator *creator)
 {
-	return connector->uid == profile.proxy_uid || connector->gid == profile.proxy_gid;
+	return creator->uid == profile.proxy_uid || creator->gid == profile.proxy_gid;
 }
 
 static __always_inline enum decision_reason decide_for_proxy(const struct connect_request *request,
@@ -72,7 +56,7 @@ static __always_inline enum decision_reason decide_for_proxy(const struct connec
 		return DECISION_SIDECAR_TO_APPLICATION;
 	if (request->is_to_own_pod) {
 		/* Rules that match the group alone come after one that lets all other users on loopback pass. */
-		if (request->is_from_passthrough || request->connector.uid != profile.proxy_uid)
+		if (request->is_from_passthrough || request->creator.uid != profile.proxy_uid)
 			return DECISION_SIDECAR_TO_APPLICATION;
 		if (is_excluded(profile.excluded_inbound_ports, request->port) ||
 		    is_excluded(profile.excluded_outbound_ports, request->port))
@@ -111,7 +95,7 @@ static __always_inline enum decision_reason decide_for_application(const struct 
 static __always_inline enum decision_reason decide(const struct connect_request *request, const struct pod *pod,
 						    struct rewrite *rewrite)
 {
-	return is_proxy(&request->connector) ? decide_for_proxy(request, rewrite) :
+	return is_proxy(&request->creator) ? decide_for_proxy(request, rewrite) :
 					       decide_for_application(request, pod, rewrite);
 }
 
@@ -161,7 +145,7 @@ int meshpath_connect4(struct bpf_sock_addr *ctx)
 		destination = bpf_htonl(IPV4_LOOPBACK);
 	request.destination = ipv4_address(destination);
 	request.port = bpf_ntohs((__be16)CONTEXT(ctx->user_port));
-	request.connector = get_connector();
+	request.creator = get_creator(sk);
 
 	/* A socket that connects again starts anew. */
 	state = bpf_sk_storage_get(&socket_state, sk, 0, 0);
@@ -216,7 +200,7 @@ int meshpath_connect4(struct bpf_sock_addr *ctx)
 	state->cookie = bpf_get_socket_cookie(ctx);
 	state->cgroup_id = pod->cgroup_id;
 	state->netns_cookie = bpf_get_netns_cookie(ctx);
-	state->uid = request.connector.uid;
+	state->uid = request.creator.uid;
 
 report:
 	count_decision(reason);
@@ -225,7 +209,7 @@ report:
 	event.socket_cookie = bpf_get_socket_cookie(ctx);
 	event.cgroup_id = pod->cgroup_id;
 	event.netns_cookie = bpf_get_netns_cookie(ctx);
-	event.uid = request.connector.uid;
+	event.uid = request.creator.uid;
 	event.local.address = ipv4_address(sk->src_ip4);
 	event.local.port = bpf_htons(sk->src_port);
 	event.remote.address = ipv4_address(CONTEXT(ctx->user_ip4));

@@ -59,6 +59,14 @@ struct {
 	__type(value, struct socket_state);
 } socket_state SEC(".maps");
 
+/* Apart from socket_state: every socket of a pod has it, also those that are never redirected. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct socket_creator);
+} socket_creators SEC(".maps");
+
 /* Index: enum decision_reason. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

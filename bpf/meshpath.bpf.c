@@ -7,6 +7,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include "connect.bpf.h"
+#include "creator.bpf.h"
 #include "message.bpf.h"
 #include "names.bpf.h"
 #include "sockops.bpf.h"

@@ -105,6 +105,12 @@ struct socket_state {
 	__u8 reserved[7];
 };
 
+/* Socket storage; value of `socket_creators`: the process that made the socket. */
+struct socket_creator {
+	__u32 uid;
+	__u32 gid;
+};
+
 /* A pod; value of `pods`. All zero until the agent filled it in: cgroup_id is never 0. */
 struct pod {
 	__u64 cgroup_id;

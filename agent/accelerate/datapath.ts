@@ -35,6 +35,7 @@ const CONNECTION_LIMIT = 61_440n;
 
 /** Programs of a pod but connect4, in the order in which they are attached: all that a rewritten connection needs. */
 const SUPPORTING_PROGRAMS: readonly (readonly [string, AttachType])[] = [
+  [DATAPATH_PROGRAMS.create, ATTACH_TYPE.cgroupInetSockCreate],
   [DATAPATH_PROGRAMS.sockops, ATTACH_TYPE.cgroupSockOps],
   [DATAPATH_PROGRAMS.getsockopt, ATTACH_TYPE.cgroupGetsockopt],
   [DATAPATH_PROGRAMS.getpeername, ATTACH_TYPE.cgroupInet4Getpeername],

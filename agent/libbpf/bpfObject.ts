@@ -9,6 +9,7 @@ const { EACCES, EPERM } = constants.errno;
 
 /** Attach types (enum bpf_attach_type) of the programs that Meshpath attaches. */
 export const ATTACH_TYPE = {
+  cgroupInetSockCreate: 2,
   cgroupSockOps: 3,
   skMsgVerdict: 7,
   cgroupInet4Connect: 10,

@@ -24,6 +24,7 @@ export interface DatapathSettings {
 
 /** The names of the object's programs. */
 export const DATAPATH_PROGRAMS = {
+  create: 'meshpath_sock_create',
   connect: 'meshpath_connect4',
   sockops: 'meshpath_sockops',
   message: 'meshpath_sk_msg',

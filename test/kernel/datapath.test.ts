@@ -18,7 +18,7 @@ import { ATTACH_TYPE, loadBpfObject } from '../../agent/libbpf/bpfObject.ts';
 import { openLibbpf } from '../../agent/libbpf/library.ts';
 import { ISTIO_PROFILE } from '../../agent/protocol/acceleration.ts';
 import type { AccelerationInfo, DecisionEvent, PodEnrolment, TurnOffReport } from '../../agent/protocol/acceleration.ts';
-import { encodeSettings } from '../../agent/protocol/datapath.ts';
+import { DATAPATH_PROGRAMS, encodeSettings } from '../../agent/protocol/datapath.ts';
 import { MeshpathError } from '../../agent/protocol/errors.ts';
 import type { ErrorCode } from '../../agent/protocol/errors.ts';
 import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
@@ -38,6 +38,9 @@ const RAW_CLIENT = fileURLToPath(new URL('datapathRawClient.ts', import.meta.url
 const AGENT = fileURLToPath(new URL('datapathAgent.ts', import.meta.url));
 const CONTEXT = { signal: new AbortController().signal };
 const KIBIBYTE = 1024;
+/** Every program but sk_msg, which is attached once. */
+const LINKS_OF_POD = Object.keys(DATAPATH_PROGRAMS).length - 1;
+const ROOT_IDENTITY = { uid: 0, gid: 0 };
 
 const run = promisify(execFile);
 
@@ -103,8 +106,8 @@ async function waitForEmpty(info: AccelerationInfo, name: string): Promise<void>
 
 /** A raw client that runs in a pod. */
 interface RawClient {
-  /** Resolves when it is connected and waits at its gate. */
-  readonly connected: Promise<void>;
+  /** Resolves when it waits at its gate. */
+  readonly waiting: Promise<void>;
   /** What it received on each connection. */
   readonly answers: Promise<string[]>;
 }
@@ -113,9 +116,9 @@ async function startRawClient(pod: LabPod, params: RawClientParams, options: Pla
   const client = await pod.start([process.execPath, '--import', 'tsx', RAW_CLIENT, JSON.stringify(params)], options);
   const complaint = text(client.stderr);
   const lines = createInterface({ input: client.stdout });
-  const connected = new Promise<void>((resolve) => {
+  const waiting = new Promise<void>((resolve) => {
     lines.on('line', (line) => {
-      if (line === 'connected') {
+      if (line === 'waiting') {
         resolve();
       }
     });
@@ -130,7 +133,7 @@ async function startRawClient(pod: LabPod, params: RawClientParams, options: Pla
       reject(new Error(`the raw client failed: ${words}`));
     }, reject);
   });
-  return { connected: Promise.race([connected, answers.then(() => undefined)]), answers };
+  return { waiting: Promise.race([waiting, answers.then(() => undefined)]), answers };
 }
 
 /** What both sides of the legs of one connection saw, without ports that the kernel chose. */
@@ -234,8 +237,8 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
     assert.deepEqual(underIptables.clientPeer, { address, port });
 
     const info = await turnOn(observed, lab.pod(0), lab.pod(1));
-    assert.equal(info.programIds.length, 5);
-    assert.equal(info.linkIds.length, 9);
+    assert.equal(info.programIds.length, LINKS_OF_POD + 1);
+    assert.equal(info.linkIds.length, 2 * LINKS_OF_POD + 1);
     const accelerated = await conversation.look();
     assert.deepEqual(accelerated, underIptables);
 
@@ -254,7 +257,7 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
     assert.ok((counters['message_redirected'] ?? 0) >= 6);
 
     const report = await turnOff(observed);
-    assert.deepEqual(report, { detachedLinks: 9, remainingConnections: 0 });
+    assert.deepEqual(report, { detachedLinks: 2 * LINKS_OF_POD + 1, remainingConnections: 0 });
     assert.deepEqual(await conversation.look(), underIptables);
 
     const first = observed.events.find(({ reason }) => reason === 'redirected_to_outbound');
@@ -313,11 +316,7 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
 
   test('two pods with the same addresses and ports on loopback never meet', async () => {
     await turnOn(observed, lab.pod(0), lab.pod(1));
-    const folder = mkdtempSync(join(tmpdir(), 'meshpath-gate-'));
-    try {
-      chmodSync(folder, 0o755);
-      const gate = join(folder, 'gate');
-      await run('mkfifo', ['-m', '666', gate]);
+    await withGate(async (gate) => {
       const port = 7_070;
       const servers = await Promise.all(lab.pods.map((pod) => pod.startServer({ port, address: '127.0.0.1' })));
       const messages = [['AAAA', 'aaaa'], ['BBBB', 'bbbb']];
@@ -331,7 +330,7 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
         ),
       );
       // Both connections are open before a byte is sent.
-      await Promise.all(clients.map(({ connected }) => connected));
+      await Promise.all(clients.map(({ waiting }) => waiting));
       await Promise.all(servers.map((server) => server.accepted.waitFor()));
       openGate(gate);
       assert.deepEqual(await Promise.all(clients.map(({ answers }) => answers)), [['AAAAaaaa'], ['BBBBbbbb']]);
@@ -340,9 +339,7 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
       assert.equal(counters['enrolled_passive'], 2);
       assert.equal(counters['message_passed_peer_missing'], 0);
       assert.ok((counters['message_redirected'] ?? 0) >= 4);
-    } finally {
-      rmSync(folder, { recursive: true, force: true });
-    }
+    });
   });
 
   test('a sidecar that connects to its own pod meets itself, as under iptables', async () => {
@@ -360,6 +357,43 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
     await turnOn(observed, pod);
     assert.deepEqual(await look(), underIptables);
     assert.equal((await count(observed))['redirected_to_inbound'], 1);
+  });
+
+  test('the owner of a connection is who made its socket, as the rules see it', async () => {
+    const conversation = await Conversation.start(lab);
+    const { outbound, inbound } = conversation.parts;
+    const look = async (creator: number, connector: number): Promise<unknown> => {
+      const before = [outbound.accepted.all.length, inbound.accepted.all.length] as const;
+      const params = { ...conversation.destination, connections: 1, messages: ['ping'], users: { creator, connector } };
+      assert.deepEqual(await (await startRawClient(lab.pod(0), params, { identity: ROOT_IDENTITY })).answers, ['ping']);
+      return { outbound: sightOf(outbound.accepted.all.slice(before[0])), inbound: sightOf(inbound.accepted.all.slice(before[1])) };
+    };
+    const proxyUid = ISTIO_PROFILE.proxyUid;
+    const underIptables = [await look(0, proxyUid), await look(proxyUid, 0)];
+    assert.notDeepEqual(underIptables[0], underIptables[1]);
+    await turnOn(observed, lab.pod(0), lab.pod(1));
+    assert.deepEqual([await look(0, proxyUid), await look(proxyUid, 0)], underIptables);
+    await turnOff(observed);
+    const owners = observed.events.filter(({ hook, original }) => hook === 'connect4' && original !== null).map(({ reason, uid }) => [reason, uid]);
+    assert.deepEqual(owners, [
+      ['redirected_to_outbound', 0],
+      ['redirected_to_inbound', proxyUid],
+      ['redirected_to_inbound', proxyUid],
+    ]);
+  });
+
+  test('a socket that was made before acceleration is on is decided by who connects it', async () => {
+    const conversation = await Conversation.start(lab);
+    await withGate(async (gate) => {
+      const params = { ...conversation.destination, connections: 1, messages: ['ping'], users: { creator: 0, connector: 2_000 }, gate, gateAt: 'connect' } as const;
+      const client = await startRawClient(lab.pod(0), params, { identity: ROOT_IDENTITY });
+      await client.waiting;
+      await turnOn(observed, lab.pod(0), lab.pod(1));
+      openGate(gate);
+      assert.deepEqual(await client.answers, ['ping']);
+    });
+    await turnOff(observed);
+    assert.equal(observed.events.find(({ reason }) => reason === 'redirected_to_outbound')?.uid, 2_000);
   });
 
   test('connections that the mesh leaves alone are left alone', async () => {
@@ -426,14 +460,14 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
     const busy = exchangeAll();
     const first = await turnOff(observed, [lab.pod(0).cgroup]);
     await busy;
-    assert.deepEqual(first, { detachedLinks: 4, remainingConnections: 8 });
+    assert.deepEqual(first, { detachedLinks: LINKS_OF_POD, remainingConnections: 8 });
     await exchangeAll();
     const between = await count(observed);
     assert.ok((between['message_passed_switched_off'] ?? 0) > 0);
     const busyAgain = exchangeAll();
     const second = await turnOff(observed);
     await busyAgain;
-    assert.deepEqual(second, { detachedLinks: 5, remainingConnections: 4 });
+    assert.deepEqual(second, { detachedLinks: LINKS_OF_POD + 1, remainingConnections: 4 });
     await exchangeAll();
     await Promise.all(connections.map((connection) => connection.close()));
     const ended = await conversation.parts.server.ended.waitForCount(4);
@@ -601,6 +635,19 @@ suite('the datapath in pods without any rules', { skip: missingForKernel() }, ()
 function isSeenAlike(events: readonly DecisionEvent[], local: Endpoint, remote: Endpoint): boolean {
   const isSame = (left: Endpoint, right: Endpoint): boolean => left.address === right.address && left.port === right.port;
   return events.some((event) => event.reason === 'enrolled_active' && isSame(event.local, remote) && isSame(event.remote, local));
+}
+
+/** Calls `use` with the path of a new FIFO for raw clients to wait at. */
+async function withGate(use: (gate: string) => Promise<void>): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), 'meshpath-gate-'));
+  try {
+    chmodSync(folder, 0o755);
+    const gate = join(folder, 'gate');
+    await run('mkfifo', ['-m', '666', gate]);
+    await use(gate);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
 
 /** Lets everybody go on who waits for the FIFO. */

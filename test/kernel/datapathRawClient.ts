@@ -15,8 +15,12 @@ export interface RawClientParams {
   readonly connections: number;
   /** Sent one by one; as many bytes are then awaited. */
   readonly messages: readonly string[];
-  /** A FIFO: between connecting and sending, `connected` is printed and the program waits until somebody writes to it. */
+  /** Before it connects or sends (`gateAt`), `waiting` is printed and the program waits until somebody writes to this FIFO. */
   readonly gate?: string;
+  /** `send` where it is left out. */
+  readonly gateAt?: 'connect' | 'send';
+  /** Makes its sockets as one user and connects them as another; the program has to be started as root. */
+  readonly users?: { readonly creator: number; readonly connector: number };
 }
 
 const AF_INET = 2;
@@ -42,6 +46,7 @@ const connectFunction = libc.func('int connect(int fd, void *address, uint32_t l
 type TransferFunction = (fd: number, bytes: Uint8Array, length: number, flags: number) => number;
 const sendFunction = libc.func('intptr_t send(int fd, void *bytes, size_t length, int flags)') as unknown as TransferFunction;
 const recvFunction = libc.func('intptr_t recv(int fd, void *bytes, size_t length, int flags)') as unknown as TransferFunction;
+const setresuidFunction = libc.func('int setresuid(uint32_t real, uint32_t effective, uint32_t saved)') as unknown as (...ids: number[]) => number;
 const closeFunction = libc.func('int close(int fd)') as unknown as (fd: number) => number;
 
 function check(call: string, result: number): number {
@@ -59,7 +64,23 @@ function socketAddress(address: string, port: number): Uint8Array {
   return bytes;
 }
 
+/** Root is kept as the saved user, to come back to. */
+function becomeUser(uid: number): void {
+  check('setresuid', setresuidFunction(0, 0, 0));
+  check('setresuid', setresuidFunction(uid, uid, 0));
+}
+
+function waitAt(place: 'connect' | 'send', { gate, gateAt = 'send' }: RawClientParams): void {
+  if (gate !== undefined && gateAt === place) {
+    writeSync(process.stdout.fd, 'waiting\n');
+    readFileSync(gate);
+  }
+}
+
 function openConnection(params: RawClientParams): number {
+  if (params.users !== undefined) {
+    becomeUser(params.users.creator);
+  }
   const fd = check('socket', socketFunction(AF_INET, SOCK_STREAM, 0));
   const set = (level: number, option: number, value: number): void => {
     check('setsockopt', setsockoptFunction(fd, level, option, [value], 4));
@@ -71,6 +92,10 @@ function openConnection(params: RawClientParams): number {
   }
   if (params.localAddress !== undefined) {
     check('bind', bindFunction(fd, socketAddress(params.localAddress, params.localPort ?? 0), 16));
+  }
+  waitAt('connect', params);
+  if (params.users !== undefined) {
+    becomeUser(params.users.connector);
   }
   check('connect', connectFunction(fd, socketAddress(params.address, params.port), 16));
   return fd;
@@ -97,10 +122,7 @@ function main(params: RawClientParams): void {
   const answers: string[] = [];
   for (let index = 0; index < params.connections; index += 1) {
     const fd = openConnection(params);
-    if (params.gate !== undefined) {
-      writeSync(process.stdout.fd, 'connected\n');
-      readFileSync(params.gate);
-    }
+    waitAt('send', params);
     answers.push(converse(fd, params.messages));
     check('close', closeFunction(fd));
   }
