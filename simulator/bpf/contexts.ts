@@ -11,8 +11,8 @@ export const STATE_CALLBACK_FLAG = 1 << 2;
 
 const AF_INET = 2;
 const AF_INET6 = 10;
-const SOCK_STREAM = 1;
-const IPPROTO_TCP = 6;
+/** SOCK_STREAM with IPPROTO_TCP, SOCK_DGRAM with IPPROTO_UDP. */
+const SOCKET_TYPES = { tcp: { type: 1, protocol: 6 }, udp: { type: 2, protocol: 17 } } as const;
 
 /** The fields of struct bpf_sock_addr, bpf_sock_ops, sk_msg_md, bpf_sock and bpf_sockopt by their offsets. */
 const SOCK_ADDR = { bytes: 72, userFamily: 0, userIp4: 4, userIp6: 8, userPort: 24, family: 28, type: 32, protocol: 36, sourceIp4: 40, sourceIp6: 44, socket: 64 } as const;
@@ -21,7 +21,7 @@ const SOCK_OPS_CONTEXT = {
   callbackFlags: 84, state: 88, nextReceived: 100, nextSent: 104, socket: 184,
 } as const;
 const SK_MSG = { bytes: 80, data: 0, dataEnd: 8, family: 16, remoteIp4: 20, localIp4: 24, remoteIp6: 28, localIp6: 44, remotePort: 60, localPort: 64, size: 68, socket: 72 } as const;
-const SOCK = { bytes: 80, family: 4, type: 8, protocol: 12, sourceIp4: 24, sourceIp6: 28, sourcePort: 44, destinationPort: 48, destinationIp4: 52, destinationIp6: 56, state: 72, queue: 76 } as const;
+const SOCK = { bytes: 80, boundDevice: 0, family: 4, type: 8, protocol: 12, mark: 16, priority: 20, sourceIp4: 24, sourceIp6: 28, sourcePort: 44, destinationPort: 48, destinationIp4: 52, destinationIp6: 56, state: 72, queue: 76 } as const;
 const SOCKOPT = { bytes: 40, socket: 0, value: 8, valueEnd: 16, level: 24, name: 28, length: 32, result: 36 } as const;
 
 /** A context in the memory of a run: where it is, and how to read back what the program wrote. */
@@ -51,9 +51,13 @@ export function refreshSocket(memory: AddressSpace, context: bigint): void {
 
 function writeSocket(bytes: Uint8Array, socket: KernelSocket): void {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const { type, protocol } = SOCKET_TYPES[socket.protocol];
+  view.setUint32(SOCK.boundDevice, socket.boundDevice, true);
   view.setUint32(SOCK.family, socket.family, true);
-  view.setUint32(SOCK.type, SOCK_STREAM, true);
-  view.setUint32(SOCK.protocol, IPPROTO_TCP, true);
+  view.setUint32(SOCK.type, type, true);
+  view.setUint32(SOCK.protocol, protocol, true);
+  view.setUint32(SOCK.mark, socket.mark, true);
+  view.setUint32(SOCK.priority, socket.priority, true);
   writeAddress(bytes, socket.local.address, socket.family, SOCK.sourceIp4, SOCK.sourceIp6);
   view.setUint32(SOCK.sourcePort, socket.local.port, true);
   view.setUint16(SOCK.destinationPort, socket.remote.port, false);
@@ -62,19 +66,45 @@ function writeSocket(bytes: Uint8Array, socket: KernelSocket): void {
   view.setInt32(SOCK.queue, -1, true);
 }
 
+/** What a sock_create program left in the socket. */
+export type SocketSettings = Pick<KernelSocket, 'boundDevice' | 'mark' | 'priority'>;
+
 /**
- * Maps struct bpf_sock_addr for connect4 or getpeername4 with this address, which the program may replace
- * (net/core/filter.c, sock_addr_is_valid_access). user_ip4 is in network order, user_port in network order in its low 16 bits.
+ * Maps struct bpf_sock as the context of cgroup/sock_create (net/core/filter.c, sock_filter_is_valid_access): the program may set
+ * the device, the mark and the priority, and addresses are not there yet.
  */
-export function mapSockAddr(memory: AddressSpace, socket: KernelSocket, address: Endpoint): Context<Endpoint> {
+export function mapNewSocket(memory: AddressSpace, socket: KernelSocket): Context<SocketSettings> {
+  const { bytes, view } = allocate(SOCK.bytes);
+  writeSocket(bytes, socket);
+  return {
+    pointer: mapContext(memory, 'struct bpf_sock', bytes, [[SOCK.boundDevice, SOCK.family], [SOCK.mark, SOCK.sourceIp4]]),
+    socket,
+    read: () => ({
+      boundDevice: view.getUint32(SOCK.boundDevice, true),
+      mark: view.getUint32(SOCK.mark, true),
+      priority: view.getUint32(SOCK.priority, true),
+    }),
+  };
+}
+
+/**
+ * Maps struct bpf_sock_addr with this address, which the program may replace (net/core/filter.c, sock_addr_is_valid_access).
+ * `family` is that of the hook: an IPv4 address is mapped into IPv6 at the hooks of IPv6. user_ip4 and user_ip6 are in network
+ * order, user_port in network order in its low 16 bits.
+ */
+export function mapSockAddr(memory: AddressSpace, socket: KernelSocket, address: Endpoint, family: 2 | 10): Context<Endpoint> {
   const { bytes, view } = allocate(SOCK_ADDR.bytes);
-  const family = familyOf(address.address);
+  const { type, protocol } = SOCKET_TYPES[socket.protocol];
   view.setUint32(SOCK_ADDR.userFamily, family, true);
-  writeAddress(bytes, address.address, family, SOCK_ADDR.userIp4, SOCK_ADDR.userIp6);
+  if (family === AF_INET) {
+    bytes.set(ipAddressBytes(address.address), SOCK_ADDR.userIp4);
+  } else {
+    bytes.set(mappedAddressBytes(address.address), SOCK_ADDR.userIp6);
+  }
   view.setUint16(SOCK_ADDR.userPort, address.port, false);
   view.setUint32(SOCK_ADDR.family, socket.family, true);
-  view.setUint32(SOCK_ADDR.type, SOCK_STREAM, true);
-  view.setUint32(SOCK_ADDR.protocol, IPPROTO_TCP, true);
+  view.setUint32(SOCK_ADDR.type, type, true);
+  view.setUint32(SOCK_ADDR.protocol, protocol, true);
   view.setBigUint64(SOCK_ADDR.socket, mapSocket(memory, socket), true);
   const writable: Region['writable'] = [[SOCK_ADDR.userIp4, SOCK_ADDR.family], [SOCK_ADDR.sourceIp4, SOCK_ADDR.socket]];
   return {
@@ -154,17 +184,30 @@ export function mapSocketOption(memory: AddressSpace, socket: KernelSocket, opti
   };
 }
 
-/** Reads struct sockaddr_in; undefined where the bytes are not one. */
+/** Bytes of struct sockaddr_in and of struct sockaddr_in6. */
+export const SOCKET_ADDRESS_BYTES = { 2: 16, 10: 28 } as const;
+
+/** Reads struct sockaddr_in or sockaddr_in6; undefined where the bytes are neither. */
 export function readSocketAddress(bytes: Uint8Array): Endpoint | undefined {
-  if (bytes.length < 8) {
-    return undefined;
-  }
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  return view.getUint16(0, true) === AF_INET ? { address: formatIpAddress(bytes.subarray(4, 8)), port: view.getUint16(2, false) as PortNumber } : undefined;
+  const family = bytes.length < 2 ? 0 : view.getUint16(0, true);
+  if (family === AF_INET && bytes.length >= SOCKET_ADDRESS_BYTES[AF_INET]) {
+    return { address: formatIpAddress(bytes.subarray(4, 8)), port: view.getUint16(2, false) as PortNumber };
+  }
+  if (family === AF_INET6 && bytes.length >= SOCKET_ADDRESS_BYTES[AF_INET6]) {
+    return { address: formatIpAddress(bytes.subarray(8, 24)), port: view.getUint16(2, false) as PortNumber };
+  }
+  return undefined;
 }
 
-function familyOf(address: IpAddress): 2 | 10 {
-  return isIpv4(address) ? AF_INET : AF_INET6;
+/** Writes struct sockaddr_in or sockaddr_in6, by the family. */
+export function writeSocketAddress(endpoint: Endpoint, family: 2 | 10): Uint8Array {
+  const bytes = new Uint8Array(SOCKET_ADDRESS_BYTES[family]);
+  const view = new DataView(bytes.buffer);
+  view.setUint16(0, family, true);
+  view.setUint16(2, endpoint.port, false);
+  bytes.set(family === AF_INET ? ipAddressBytes(endpoint.address) : mappedAddressBytes(endpoint.address), family === AF_INET ? 4 : 8);
+  return bytes;
 }
 
 function allocate(length: number): { readonly bytes: Uint8Array; readonly view: DataView } {

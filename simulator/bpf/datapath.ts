@@ -34,8 +34,6 @@ const UNREAD_LIMIT = 1n << 20n;
 const CONNECTION_LIMIT = 61_440n;
 const CONTROL_KEY = new Uint8Array(4);
 
-const CGROUP_PROGRAMS = [DATAPATH_PROGRAMS.connect, DATAPATH_PROGRAMS.sockops, DATAPATH_PROGRAMS.getsockopt, DATAPATH_PROGRAMS.getpeername] as const;
-
 type MapOfKind<Kind extends BpfMap['kind']> = Extract<BpfMap, { kind: Kind }>;
 
 /** Meshpath's programs and maps, loaded for one mesh profile into a simulated kernel; pods come and go. */
@@ -92,8 +90,9 @@ export class Datapath {
     for (const address of pod.addresses) {
       addresses.update(mappedAddressBytes(address), encodePodOwner(this.btf, pod.cgroupId), 0n);
     }
-    const attachments = CGROUP_PROGRAMS.map(
-      (name): Attachment => ({ loaded: this.loaded, program: programNamed(this.loaded, name), target: { kind: 'cgroup', path: pod.cgroup, id: pod.cgroupId } }),
+    const programs = this.loaded.object.programs.filter((program) => program.attachType?.startsWith('cgroup_') === true);
+    const attachments = programs.map(
+      (program): Attachment => ({ loaded: this.loaded, program, target: { kind: 'cgroup', path: pod.cgroup, id: pod.cgroupId } }),
     );
     this.#pods.set(pod.cgroup, { pod, attachments, detach: attachments.map((attachment) => this.#kernel.attach(attachment)) });
   }

@@ -173,7 +173,11 @@ function wrongMap(helper: string, map: BpfMap): ProgramFault {
   return new ProgramFault('helper-argument', `${helper} cannot work on ${map.definition.name}, which is a map of type ${map.definition.type}`);
 }
 
-function socketAt(memory: AddressSpace, pointer: bigint): KernelSocket {
+/** The socket that a pointer means; to programs of sock_create the socket is the context itself. */
+function socketAt(state: RunState, memory: AddressSpace, pointer: bigint): KernelSocket {
+  if (state.programType === 'cgroup_sock' && pointer === state.context) {
+    return state.socket;
+  }
   const { meaning, name } = memory.resolve(pointer).region;
   if (meaning.kind !== 'socket') {
     throw new ProgramFault('helper-argument', `a helper wants a socket and was given ${name}`);
@@ -194,10 +198,10 @@ function mapValue(memory: AddressSpace, map: BpfMap, bytes: Uint8Array): bigint 
 function lookup(state: RunState, memory: AddressSpace, mapPointer: bigint, keyPointer: bigint): bigint {
   const map = mapAt(memory, mapPointer);
   const key = memory.readBytes(keyPointer, map.definition.keyBytes);
-  if (map.kind !== 'hash' && map.kind !== 'array') {
+  if (map.kind !== 'hash' && map.kind !== 'array' && map.kind !== 'lpm_trie') {
     throw wrongMap('bpf_map_lookup_elem', map);
   }
-  const value = map.kind === 'hash' ? map.lookup(key) : map.lookup(key, state.cpu);
+  const value = map.kind === 'array' ? map.lookup(key, state.cpu) : map.lookup(key);
   return value === undefined ? 0n : mapValue(memory, map, value);
 }
 
@@ -207,6 +211,7 @@ function update(state: RunState, memory: AddressSpace, mapPointer: bigint, keyPo
   const value = memory.readBytes(valuePointer, map.definition.valueBytes);
   switch (map.kind) {
     case 'hash':
+    case 'lpm_trie':
       return BigInt(map.update(key, value, flags));
     case 'array':
       return BigInt(map.update(key, value, flags, state.cpu));
@@ -218,7 +223,7 @@ function update(state: RunState, memory: AddressSpace, mapPointer: bigint, keyPo
 function remove(_state: RunState, memory: AddressSpace, mapPointer: bigint, keyPointer: bigint): bigint {
   const map = mapAt(memory, mapPointer);
   const key = memory.readBytes(keyPointer, map.definition.keyBytes);
-  if (map.kind !== 'hash' && map.kind !== 'array' && map.kind !== 'sockhash') {
+  if (map.kind !== 'hash' && map.kind !== 'array' && map.kind !== 'sockhash' && map.kind !== 'lpm_trie') {
     throw wrongMap('bpf_map_delete_elem', map);
   }
   return BigInt(map.delete(key));
@@ -235,11 +240,11 @@ function currentCommand(state: RunState, memory: AddressSpace, buffer: bigint, l
   return 0n;
 }
 
-/** bpf_bind (net/core/filter.c): IPv4 addresses; the port must be 0 so that connect chooses it. */
+/** bpf_bind (net/core/filter.c): the family of the address is that of the socket. */
 function bind(state: RunState, memory: AddressSpace, context: bigint, addressPointer: bigint, length: bigint): bigint {
   requireContext(state, context);
   const address = readSocketAddress(memory.readBytes(addressPointer, Math.min(Number(length & 0xffff_ffffn), 128)));
-  if (address === undefined || length < 16n) {
+  if (address === undefined) {
     return BigInt(-ERRNO.EINVAL);
   }
   const result = state.kernel.bind(state.socket, address);
@@ -247,7 +252,7 @@ function bind(state: RunState, memory: AddressSpace, context: bigint, addressPoi
   return BigInt(result);
 }
 
-function socketStorageGet(_state: RunState, memory: AddressSpace, mapPointer: bigint, socketPointer: bigint, initial: bigint, flags: bigint): bigint {
+function socketStorageGet(state: RunState, memory: AddressSpace, mapPointer: bigint, socketPointer: bigint, initial: bigint, flags: bigint): bigint {
   const map = mapAt(memory, mapPointer);
   if (map.kind !== 'sk_storage') {
     throw wrongMap('bpf_sk_storage_get', map);
@@ -255,7 +260,7 @@ function socketStorageGet(_state: RunState, memory: AddressSpace, mapPointer: bi
   if (socketPointer === 0n || flags > SK_STORAGE_CREATE) {
     return 0n;
   }
-  const socket = socketAt(memory, socketPointer);
+  const socket = socketAt(state, memory, socketPointer);
   const known = socket.storage.get(map);
   if (known !== undefined) {
     return mapValue(memory, map, known);
@@ -268,9 +273,9 @@ function socketStorageGet(_state: RunState, memory: AddressSpace, mapPointer: bi
   return mapValue(memory, map, bytes);
 }
 
-function socketStorageDelete(_state: RunState, memory: AddressSpace, mapPointer: bigint, socketPointer: bigint): bigint {
+function socketStorageDelete(state: RunState, memory: AddressSpace, mapPointer: bigint, socketPointer: bigint): bigint {
   const map = mapAt(memory, mapPointer);
-  return socketAt(memory, socketPointer).storage.delete(map) ? 0n : BigInt(-ERRNO.ENOENT);
+  return socketAt(state, memory, socketPointer).storage.delete(map) ? 0n : BigInt(-ERRNO.ENOENT);
 }
 
 /** bpf_get_local_storage (kernel/bpf/cgroup.c): the value of the cgroup that the program is attached to. */

@@ -4,7 +4,7 @@ import type { MapDefinition } from './object.ts';
 import type { KernelSocket } from './sockets.ts';
 
 /** Error numbers of the kernel that maps and helpers give, as positive numbers (include/uapi/asm-generic/errno*.h). */
-export const ERRNO = { ENOENT: 2, E2BIG: 7, EAGAIN: 11, EEXIST: 17, EINVAL: 22, EOPNOTSUPP: 95, EADDRNOTAVAIL: 99 } as const;
+export const ERRNO = { ENOENT: 2, E2BIG: 7, EAGAIN: 11, EEXIST: 17, EINVAL: 22, ENOSPC: 28, EOPNOTSUPP: 95, EADDRNOTAVAIL: 99 } as const;
 
 /** Flags of an update (include/uapi/linux/bpf.h). */
 const UPDATE = { ANY: 0, NOEXIST: 1, EXIST: 2 } as const;
@@ -16,7 +16,7 @@ export interface UserEntry {
 }
 
 /** A map of the simulated kernel. Keys and values have the sizes of its definition. */
-export type BpfMap = HashMap | ArrayMap | SocketHash | SocketStorage | CgroupStorage | RingBuffer;
+export type BpfMap = HashMap | PrefixTrie | ArrayMap | SocketHash | SocketStorage | CgroupStorage | RingBuffer;
 
 /** Makes an empty map. Throws NOT_SUPPORTED for a type that is not simulated. */
 export function createMap(definition: MapDefinition, cpus: number): BpfMap {
@@ -24,6 +24,8 @@ export function createMap(definition: MapDefinition, cpus: number): BpfMap {
     case 'hash':
     case 'lru_hash':
       return new HashMap(definition);
+    case 'lpm_trie':
+      return new PrefixTrie(definition);
     case 'array':
       return new ArrayMap(definition, 1);
     case 'percpu_array':
@@ -41,7 +43,7 @@ export function createMap(definition: MapDefinition, cpus: number): BpfMap {
         code: 'NOT_SUPPORTED',
         message: `The map ${definition.name} cannot be simulated.`,
         reason: `Maps of type ${definition.type} are not part of the simulated kernel.`,
-        remedy: 'Run the object on a Linux node, or use maps of type hash, array, percpu_array, sockhash, sk_storage, cgroup_storage or ringbuf.',
+        remedy: 'Run the object on a Linux node, or use maps of type hash, lpm_trie, array, percpu_array, sockhash, sk_storage, cgroup_storage or ringbuf.',
       });
   }
 }
@@ -93,6 +95,72 @@ export class HashMap {
 
   entries(): UserEntry[] {
     return [...this.#entries.values()].map((entry) => ({ key: entry.key, values: [entry.value] }));
+  }
+}
+
+/** The length of a prefix in bits, in front of its bytes (struct bpf_lpm_trie_key). */
+const PREFIX_LENGTH_BYTES = 4;
+
+/** BPF_MAP_TYPE_LPM_TRIE (kernel/bpf/lpm_trie.c): look-ups find the longest prefix that the key begins with. */
+export class PrefixTrie {
+  readonly kind = 'lpm_trie';
+  readonly definition: MapDefinition;
+  readonly #maxBits: number;
+  /** By the bits of the prefix as text, so that the same prefix is known whatever follows it in its bytes. */
+  readonly #entries = new Map<string, { readonly key: Uint8Array; readonly value: Uint8Array }>();
+
+  constructor(definition: MapDefinition) {
+    this.definition = definition;
+    this.#maxBits = (definition.keyBytes - PREFIX_LENGTH_BYTES) * 8;
+  }
+
+  /** Gives the live bytes of the value of the longest prefix; a prefix longer than the key's own length is none of it. */
+  lookup(key: Uint8Array): Uint8Array | undefined {
+    const bits = this.#bits(key);
+    for (let length = bits?.length ?? -1; length >= 0; length -= 1) {
+      const entry = this.#entries.get(bits?.slice(0, length) ?? '');
+      if (entry !== undefined) {
+        return entry.value;
+      }
+    }
+    return undefined;
+  }
+
+  /** Sets a value; gives 0 or a negative errno. */
+  update(key: Uint8Array, value: Uint8Array, flags: bigint): number {
+    const bits = this.#bits(key);
+    if (bits === undefined) {
+      return -ERRNO.EINVAL;
+    }
+    const known = this.#entries.has(bits);
+    const refused = refuseUpdate(flags, known);
+    if (refused !== 0) {
+      return refused;
+    }
+    if (!known && this.#entries.size >= this.definition.maxEntries) {
+      return -ERRNO.ENOSPC;
+    }
+    this.#entries.set(bits, { key: key.slice(), value: value.slice() });
+    return 0;
+  }
+
+  delete(key: Uint8Array): number {
+    const bits = this.#bits(key);
+    if (bits === undefined) {
+      return -ERRNO.EINVAL;
+    }
+    return this.#entries.delete(bits) ? 0 : -ERRNO.ENOENT;
+  }
+
+  entries(): UserEntry[] {
+    return [...this.#entries.values()].map((entry) => ({ key: entry.key, values: [entry.value] }));
+  }
+
+  /** The prefix as a text of zeros and ones; undefined where it is longer than the bytes of the key. */
+  #bits(key: Uint8Array): string | undefined {
+    const length = new DataView(key.buffer, key.byteOffset).getUint32(0, true);
+    const text = Array.from(key.subarray(PREFIX_LENGTH_BYTES), (byte) => byte.toString(2).padStart(8, '0')).join('');
+    return length > this.#maxBits ? undefined : text.slice(0, length);
   }
 }
 

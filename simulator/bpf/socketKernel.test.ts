@@ -73,7 +73,7 @@ function accelerate(): Bench {
 }
 
 function socketOf({ kernel }: Bench, pod: typeof POD_A, uid: number, family: 2 | 10 = 2): KernelSocket {
-  return kernel.createSocket({
+  return kernel.acceptSocket({
     namespace: pod.namespace,
     cgroup: pod.cgroup,
     owner: { pid: 1_000 + uid, command: uid === 1337 ? 'envoy' : 'app', uid, gid: uid, cgroupId: pod.id },

@@ -1,6 +1,6 @@
-import { toIpAddress, ipAddressBytes } from '../../agent/protocol/ipAddress.ts';
+import { isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import type { CgroupPath, Endpoint, IpAddress, NamespaceId, PortNumber } from '../../agent/protocol/scalars.ts';
-import { mapMessage, mapSockAddr, mapSocketOption, mapSockOps, readSocketAddress, SOCK_OPS } from './contexts.ts';
+import { mapMessage, mapNewSocket, mapSockAddr, mapSocketOption, mapSockOps, readSocketAddress, SOCK_OPS, SOCKET_ADDRESS_BYTES, writeSocketAddress } from './contexts.ts';
 import type { Context, OptionAnswer } from './contexts.ts';
 import { wantsStateChanges } from './helpers.ts';
 import type { HelperKernel } from './helpers.ts';
@@ -13,9 +13,11 @@ import type { ProgramDefinition } from './object.ts';
 import { TCP_STATE } from './sockets.ts';
 import type { KernelSocket, Task } from './sockets.ts';
 
-export const SOL_IP = 0;
-export const SO_ORIGINAL_DST = 80;
-const SOCKADDR_IN_BYTES = 16;
+const AF_INET = 2;
+const AF_INET6 = 10;
+/** The level of SO_ORIGINAL_DST and of IP6T_SO_ORIGINAL_DST, which have the same number. */
+const OPTION_LEVELS = { [AF_INET]: 0, [AF_INET6]: 41 } as const;
+const SO_ORIGINAL_DST = 80;
 const ANY_ADDRESS = toIpAddress('0.0.0.0');
 const NO_PORT = 0 as PortNumber;
 
@@ -48,13 +50,22 @@ export interface SocketRequest {
   readonly cgroup: CgroupPath | null;
   readonly owner: Task;
   readonly family: 2 | 10;
+  /** TCP where it is left out. */
+  readonly protocol?: 'tcp' | 'udp';
   readonly local: Endpoint | null;
 }
 
+/** What the programs of a hook that knows an address made of it, and whether all of them let the call go on. */
+export interface AddressDecision {
+  readonly allowed: boolean;
+  readonly address: Endpoint;
+  readonly runs: readonly HookRun[];
+}
+
 /**
- * The TCP sockets of a simulated kernel and the hooks at which programs see them: cgroup/connect4, sockops, sk_msg,
- * cgroup/getsockopt and cgroup/getpeername4 (net/ipv4/af_inet.c, tcp_output.c, tcp_bpf.c, kernel/bpf/cgroup.c).
- * Packets between the sockets are the business of whoever uses it.
+ * The sockets of a simulated kernel and the hooks at which programs see them: cgroup/sock_create, connect, getpeername and
+ * getsockopt, sockops and sk_msg of TCP, sendmsg and recvmsg of UDP (net/ipv4/af_inet.c, net/ipv6/af_inet6.c, tcp_output.c,
+ * tcp_bpf.c, udp.c, kernel/bpf/cgroup.c). Packets between the sockets are the business of whoever uses it.
  */
 export class SocketKernel {
   readonly #surroundings: SocketSurroundings;
@@ -84,7 +95,23 @@ export class SocketKernel {
     return [...this.#sockets];
   }
 
-  createSocket(request: SocketRequest): KernelSocket {
+  /** socket(2): runs the sock_create programs; where one forbids, there is no socket (EPERM). */
+  openSocket(request: SocketRequest): { readonly allowed: boolean; readonly socket: KernelSocket; readonly runs: readonly HookRun[] } {
+    const socket = this.acceptSocket(request);
+    const runs = this.#cgroupHooks(socket, 'cgroup_inet_sock_create').map((attachment): HookRun => {
+      const run = this.#run(attachment, socket, null, (memory) => mapNewSocket(memory, socket));
+      Object.assign(socket, run.result);
+      return { attachment, run };
+    });
+    const allowed = allAllow(runs);
+    if (!allowed) {
+      this.close(socket);
+    }
+    return { allowed, socket, runs };
+  }
+
+  /** Makes the socket of an accepted connection: no program sees its making. */
+  acceptSocket(request: SocketRequest): KernelSocket {
     const cookie = this.#nextCookie;
     this.#nextCookie += 1n;
     const nowhere: Endpoint = { address: ANY_ADDRESS, port: NO_PORT };
@@ -93,9 +120,13 @@ export class SocketKernel {
       namespace: request.namespace,
       netnsCookie: this.#surroundings.netnsCookie(request.namespace),
       family: request.family,
+      protocol: request.protocol ?? 'tcp',
       cgroup: request.cgroup,
       cgroupId: request.owner.cgroupId,
       owner: request.owner,
+      boundDevice: 0,
+      mark: 0,
+      priority: 0,
       local: request.local ?? nowhere,
       remote: nowhere,
       state: TCP_STATE.CLOSE,
@@ -109,15 +140,27 @@ export class SocketKernel {
     return socket;
   }
 
-  /** Runs the connect4 programs for connect(2) of an IPv4 address: where it goes then, and whether it may. */
+  /**
+   * Runs the connect4 or, for an IPv6 socket, the connect6 programs for connect(2): where it goes then, and whether it may. An
+   * IPv6 socket that connects to an IPv4-mapped address is seen by connect6 alone (tcp_v6_pre_connect).
+   */
   connect(socket: KernelSocket, destination: Endpoint): { readonly allowed: boolean; readonly destination: Endpoint; readonly runs: readonly HookRun[] } {
-    let target = destination;
-    const runs = this.#cgroupHooks(socket, 'cgroup_inet4_connect').map((attachment): HookRun => {
-      const run = this.#run(attachment, socket, null, (memory) => mapSockAddr(memory, socket, target));
-      target = run.result;
-      return { attachment, run };
-    });
-    return { allowed: allAllow(runs), destination: target, runs };
+    const { address, ...decision } = this.#decideAddress(socket, socket.family === AF_INET ? 'cgroup_inet4_connect' : 'cgroup_inet6_connect', destination, socket.family);
+    return { ...decision, destination: address };
+  }
+
+  /**
+   * Runs the sendmsg programs for a datagram of a socket that is not connected: where it goes. An IPv4-mapped destination of an
+   * IPv6 socket is seen by sendmsg4 (udpv6_sendmsg hands it to udp_sendmsg).
+   */
+  sendDatagram(socket: KernelSocket, destination: Endpoint): AddressDecision {
+    const family = isIpv4(destination.address) ? AF_INET : AF_INET6;
+    return this.#decideAddress(socket, family === AF_INET ? 'cgroup_udp4_sendmsg' : 'cgroup_udp6_sendmsg', destination, family);
+  }
+
+  /** Runs the recvmsg programs for a datagram from `source`: what the reader is told. An IPv6 socket is told by recvmsg6 also of IPv4. */
+  receiveDatagram(socket: KernelSocket, source: Endpoint): AddressDecision {
+    return this.#decideAddress(socket, socket.family === AF_INET ? 'cgroup_udp4_recvmsg' : 'cgroup_udp6_recvmsg', source, socket.family);
   }
 
   /** The socket has its addresses and is about to send its SYN (tcp_connect): sockops TCP_CONNECT. */
@@ -174,18 +217,20 @@ export class SocketKernel {
   }
 
   /**
-   * getsockopt(SOL_IP, SO_ORIGINAL_DST): `kernelAnswer` is what conntrack knows (null: ENOENT). Gives what the caller gets;
-   * null is an error.
+   * getsockopt(SOL_IP, SO_ORIGINAL_DST), or its like of SOL_IPV6 where the local address is IPv6: `kernelAnswer` is what conntrack
+   * knows (null: ENOENT). Gives what the caller gets; null is an error.
    */
   askOriginalDestination(socket: KernelSocket, kernelAnswer: Endpoint | null): { readonly answer: Endpoint | null; readonly runs: readonly HookRun[] } {
+    const family = isIpv4(socket.local.address) ? AF_INET : AF_INET6;
+    const length = SOCKET_ADDRESS_BYTES[family];
     let state: OptionAnswer = {
-      value: kernelAnswer === null ? new Uint8Array(SOCKADDR_IN_BYTES) : socketAddress(kernelAnswer),
-      length: SOCKADDR_IN_BYTES,
+      value: kernelAnswer === null ? new Uint8Array(length) : writeSocketAddress(kernelAnswer, family),
+      length,
       result: kernelAnswer === null ? -ERRNO.ENOENT : 0,
     };
     const runs = this.#cgroupHooks(socket, 'cgroup_getsockopt').map((attachment): HookRun => {
       const before = state;
-      const run = this.#run(attachment, socket, null, (memory) => mapSocketOption(memory, socket, { level: SOL_IP, name: SO_ORIGINAL_DST, ...before }));
+      const run = this.#run(attachment, socket, null, (memory) => mapSocketOption(memory, socket, { level: OPTION_LEVELS[family], name: SO_ORIGINAL_DST, ...before }));
       state = run.result;
       return { attachment, run };
     });
@@ -194,13 +239,9 @@ export class SocketKernel {
 
   /** getpeername(2): what the caller is told. */
   askPeerName(socket: KernelSocket): { readonly answer: Endpoint; readonly runs: readonly HookRun[] } {
-    let answer = socket.remote;
-    const runs = this.#cgroupHooks(socket, 'cgroup_inet4_getpeername').map((attachment): HookRun => {
-      const run = this.#run(attachment, socket, null, (memory) => mapSockAddr(memory, socket, answer));
-      answer = run.result;
-      return { attachment, run };
-    });
-    return { answer, runs };
+    const hook = socket.family === AF_INET ? 'cgroup_inet4_getpeername' : 'cgroup_inet6_getpeername';
+    const { address, runs } = this.#decideAddress(socket, hook, socket.remote, socket.family);
+    return { answer: address, runs };
   }
 
   /** Closes a socket: sockops STATE where it asked for it; it leaves every sockhash and its storage is freed. */
@@ -216,6 +257,16 @@ export class SocketKernel {
     socket.storage.clear();
     this.#sockets.delete(socket);
     return runs;
+  }
+
+  #decideAddress(socket: KernelSocket, attachType: string, address: Endpoint, family: 2 | 10): AddressDecision {
+    let current = address;
+    const runs = this.#cgroupHooks(socket, attachType).map((attachment): HookRun => {
+      const run = this.#run(attachment, socket, null, (memory) => mapSockAddr(memory, socket, current, family));
+      current = run.result;
+      return { attachment, run };
+    });
+    return { allowed: allAllow(runs), address: current, runs };
   }
 
   #sockOps(socket: KernelSocket, operation: number, operationArguments: readonly number[] = []): readonly HookRun[] {
@@ -269,13 +320,4 @@ function allAllow(runs: readonly HookRun[]): boolean {
 /** What a program returned; a program that faulted lets things be, as one that is not attached would. */
 function returnedValue(run: ProgramRun<unknown>): bigint {
   return run.outcome.kind === 'returned' ? run.outcome.value : 1n;
-}
-
-function socketAddress(endpoint: Endpoint): Uint8Array {
-  const bytes = new Uint8Array(SOCKADDR_IN_BYTES);
-  const view = new DataView(bytes.buffer);
-  view.setUint16(0, 2, true);
-  view.setUint16(2, endpoint.port, false);
-  bytes.set(ipAddressBytes(endpoint.address), 4);
-  return bytes;
 }

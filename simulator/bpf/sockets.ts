@@ -20,9 +20,14 @@ export interface KernelSocket {
   readonly netnsCookie: bigint;
   /** AF_INET 2 or AF_INET6 10: a socket accepted on `::` is of AF_INET6 even where its peer has an IPv4 address. */
   readonly family: 2 | 10;
+  readonly protocol: 'tcp' | 'udp';
   readonly cgroup: CgroupPath | null;
   readonly cgroupId: bigint;
   readonly owner: Task;
+  /** What programs may set when the socket is made: SO_BINDTODEVICE as an index, SO_MARK and SO_PRIORITY. */
+  boundDevice: number;
+  mark: number;
+  priority: number;
   local: Endpoint;
   remote: Endpoint;
   state: number;

@@ -1,5 +1,5 @@
 import type { DecisionEvent } from '../../agent/protocol/acceleration.ts';
-import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
+import { isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import type { CgroupPath, Endpoint, PortNumber } from '../../agent/protocol/scalars.ts';
 import type { Decision, Flow, PacketState, SourceLine, TraceLeg, TraceOutcome } from '../../agent/protocol/trace.ts';
 import type { Datapath } from '../bpf/datapath.ts';
@@ -180,15 +180,17 @@ class AcceleratedFlow {
   #openLeg(request: LegRequest): OpenLeg | FailedConnection {
     const { sockets } = this.#kernel;
     const { leg, namespace, description, destination } = request;
-    const client = sockets.createSocket({
+    const made = sockets.openSocket({
       namespace: namespace.id,
       cgroup: request.cgroup,
       owner: request.owner,
-      family: 2,
+      family: isIpv4(destination.address) ? 2 : 10,
       local: request.address === null && request.port === null ? null : { address: request.address ?? toIpAddress('0.0.0.0'), port: request.port ?? (0 as PortNumber) },
     });
+    const client = made.socket;
     this.#recorder.enter(leg, 'socket');
     const asked = socketState(client.local, destination);
+    this.#programSteps(client, description, made.runs, asked, asked, () => ({ kind: 'continue' }));
     this.#socketStep(client, description, asked, { kind: 'continue' }, `${description} (uid ${request.owner.uid}) opens a socket and connects to ${writeEndpoint(destination)}.`);
     this.#recorder.enter(leg, 'connect');
     const connected = sockets.connect(client, destination);
@@ -233,7 +235,7 @@ class AcceleratedFlow {
     this.#recorder.enter(leg, 'accept');
     this.#programSteps(client, description, sockets.establishActive(client), clientState, clientState, enrols);
     const cgroup = listener.owner?.cgroup ?? null;
-    const server = sockets.createSocket({
+    const server = sockets.acceptSocket({
       namespace: opened.serverNamespace.id,
       cgroup,
       owner: { pid: listener.owner?.pid ?? 0, command: listener.owner?.command ?? '', uid: listener.uid, gid: listener.owner?.gid ?? UNKNOWN_ID, cgroupId: this.#cgroupId(cgroup) },
