@@ -83,7 +83,13 @@ struct connection {
 	__u32 accepting_sequence;
 	__u32 connecting_uid;
 	bool is_switched_off; /* set by user space: its messages are not redirected any more */
-	__u8 reserved[3];
+	/* What the last message of each side met: enum decision_reason; 0: it sent none. */
+	__u8 connecting_messages;
+	__u8 accepting_messages;
+	__u8 reserved;
+	/* Bytes of each side that were redirected. */
+	__u64 redirected_by_connecting;
+	__u64 redirected_by_accepting;
 };
 
 /* Socket storage; value of `socket_state`. */

@@ -49,7 +49,24 @@ static __always_inline enum decision_reason send_message(struct sk_msg_md *msg, 
 	if (bpf_msg_redirect_hash(msg, &sockets, &state->peer, BPF_F_INGRESS) != SK_PASS)
 		return DECISION_MESSAGE_PASSED_PEER_MISSING;
 	*unread += msg->size;
+	if (is_connecting)
+		connection->redirected_by_connecting += msg->size;
+	else
+		connection->redirected_by_accepting += msg->size;
 	return DECISION_MESSAGE_REDIRECTED;
+}
+
+/* Writes down what messages of this side meet from now on, for whoever asks why. */
+static __always_inline void note_messages(const struct socket_state *state, enum decision_reason reason)
+{
+	struct connection *connection = get_connection(state);
+
+	if (!connection)
+		return;
+	if (state->is_connecting)
+		connection->connecting_messages = reason;
+	else
+		connection->accepting_messages = reason;
 }
 
 SEC("sk_msg")
@@ -77,6 +94,7 @@ int meshpath_sk_msg(struct sk_msg_md *msg)
 		state->pass_reason = reason;
 	}
 	if (is_news) {
+		note_messages(state, reason);
 		event.reason = reason;
 		event.bytes = msg->size;
 		describe_connected_socket(&event, state);
