@@ -1,3 +1,4 @@
+import type { ConnectionScope } from './protocol/connections.ts';
 import { inputError } from './protocol/errors.ts';
 import type { MeshpathError } from './protocol/errors.ts';
 import { parseIpAddress } from './protocol/ipAddress.ts';
@@ -68,6 +69,7 @@ const parsers: Parsers = {
     return { cgroups: cgroups === null ? null : readArray(cgroups, 'cgroups', MAX_PODS).map((cgroup) => readCgroup(cgroup, 'cgroups')) };
   },
   listAccelerations: nothing,
+  listConnections: (value) => ({ scope: readScope(readObject(value, 'params')['scope']) }),
   countDecisions: (value) => ({ profile: readText(readObject(value, 'params')['profile'], 'profile', 100) }),
 };
 
@@ -100,6 +102,13 @@ function readInteger(value: unknown, part: string, least: number, most: number):
 function readText(value: unknown, part: string, most: number): string {
   if (typeof value !== 'string' || value.length > most) {
     throw wrong(part, `text of at most ${most} characters`, value);
+  }
+  return value;
+}
+
+function readScope(value: unknown): ConnectionScope {
+  if (value !== 'all' && value !== 'accelerated-pods') {
+    throw wrong('scope', "'accelerated-pods' or 'all'", value);
   }
   return value;
 }

@@ -3,6 +3,7 @@ import { hostname, machine, release } from 'node:os';
 
 import { createAccelerator } from './accelerate/accelerator.ts';
 import type { Accelerator } from './accelerate/accelerator.ts';
+import { createConnectionLister } from './connections/connectionLister.ts';
 import { runDoctor } from './doctor/runDoctor.ts';
 import { describeAbilities } from './kernel/capabilities.ts';
 import { findCgroup2Mount } from './kernel/cgroup2Mount.ts';
@@ -12,6 +13,7 @@ import { createIntrospection } from './libbpf/introspection.ts';
 import { openLibbpf } from './libbpf/library.ts';
 import { cancelledError, MeshpathError } from './protocol/errors.ts';
 import { PROTOCOL_VERSION } from './protocol/methods.ts';
+import type { Notifications } from './protocol/methods.ts';
 import type { NodeHandlers, NodeService, Notify } from './protocol/node.ts';
 import type { NodeIdentity } from './protocol/snapshot.ts';
 import { listPods, takeSnapshot } from './snapshot/takeSnapshot.ts';
@@ -33,15 +35,23 @@ export function createAgentService(options: AgentOptions): (notify: Notify) => N
     const disposal = new AbortController();
     const reader = lazy<KernelObjectReader>(() => createKernelObjectReader(openLibbpf(), () => findCgroup2Mount()));
     let accelerator: Accelerator | undefined;
+    const noteAndNotify: Notify = (name, value) => {
+      if (name === 'decisions') {
+        connections.note(value as Notifications['decisions']);
+      }
+      notify(name, value);
+    };
     const openAccelerator = (): Accelerator => {
       if (disposal.signal.aborted) {
         throw cancelledError('Acceleration');
       }
-      accelerator ??= createAccelerator({ object: readObject(options.objectPath), notify });
+      accelerator ??= createAccelerator({ object: readObject(options.objectPath), notify: noteAndNotify });
       return accelerator;
     };
     // Nothing can be on before the accelerator was first needed.
     const listAccelerations: NodeHandlers['listAccelerations'] = async (params, context) => accelerator?.listAccelerations(params, context) ?? [];
+
+    const connections = createConnectionLister({ reader, accelerations: () => listAccelerations({}, { signal: disposal.signal }) });
 
     const handlers: NodeHandlers = {
       initialize: async ({ protocolVersion }) => {
@@ -71,10 +81,11 @@ export function createAgentService(options: AgentOptions): (notify: Notify) => N
         takeSnapshot({ identity, reader, accelerations: () => listAccelerations({}, context) }, context.signal),
       runDoctor: async (_params, { signal }) =>
         runDoctor({ identity, openLibbpf: () => openLibbpf().version, findCgroupMount: () => findCgroup2Mount(), reader }, signal),
-      turnAccelerationOn: async (params, context) => openAccelerator().turnAccelerationOn(params, context),
+      turnAccelerationOn: async (params, context) => connections.turnOn(() => openAccelerator().turnAccelerationOn(params, context), context.signal),
       turnAccelerationOff: async (params, context) => openAccelerator().turnAccelerationOff(params, context),
       listAccelerations,
       countDecisions: async (params, context) => openAccelerator().countDecisions(params, context),
+      listConnections: async ({ scope }, { signal }) => connections.list(scope, signal),
     };
     return {
       handlers,

@@ -166,6 +166,29 @@ test('turning off one pod keeps the other; turning off the last leaves nothing',
   assert.equal((await node.call('listAccelerations', {})).length, 1);
 });
 
+test('every connection says whether it is accelerated, and if not, why not', async () => {
+  const { node, pods } = await connect();
+  assert.deepEqual((await node.call('listConnections', { scope: 'accelerated-pods' })).connections, []);
+  await node.call('turnAccelerationOn', { profile: 'istio', pods });
+  const { connections, lostDecisions } = await node.call('listConnections', { scope: 'accelerated-pods' });
+  assert.equal(lostDecisions, 0);
+  assert.ok(connections.length > 5);
+  assert.equal(new Set(connections.map(({ id }) => id)).size, connections.length);
+  for (const { verdict, near, far, role, original, profile } of connections) {
+    assert.deepEqual([verdict.state, verdict.reason], ['accelerated', null]);
+    assert.deepEqual([role, profile], ['connecting', 'istio']);
+    assert.deepEqual([near.redirectedBytes, far?.redirectedBytes], ['1024', '0']);
+    assert.ok(near.inAcceleratedPod && far?.inAcceleratedPod === true);
+    assert.ok(original !== null || near.process?.command !== 'app');
+  }
+  const [first, second] = pods;
+  assert.ok(first && second);
+  await node.call('turnAccelerationOff', { cgroups: [second.cgroup] });
+  const left = await node.call('listConnections', { scope: 'all' });
+  assert.ok(left.connections.some(({ verdict }) => verdict.state === 'not' && verdict.reason === 'message_passed_switched_off'));
+  await rejects(node, 'countDecisions', { profile: 'none' }, 'ACCELERATION_NOT_FOUND');
+});
+
 test('wrong input is refused as the agent refuses it', async () => {
   const { node, pods } = await accelerate();
   const [first] = pods;
@@ -199,6 +222,7 @@ test('every result is plain JSON, and the same calls give the same results', asy
     const map = async (): Promise<MapId> => (await mapNamed(node, 'sockets')).id;
     const params: { readonly [M in MethodName]: () => Params<M> | Promise<Params<M>> } = {
       initialize: () => ({ protocolVersion: PROTOCOL_VERSION, client: 'test' }),
+      listConnections: () => ({ scope: 'all' }),
       listPrograms: () => ({}),
       listMaps: () => ({}),
       listLinks: () => ({}),

@@ -3,10 +3,15 @@ import type { AccelerationInfo, AccelerationRequest, MeshProfile, TurnOffReport 
 import { checkCgroup, checkEnrolments } from '../agent/protocol/enrolment.ts';
 import { MeshpathError } from '../agent/protocol/errors.ts';
 import type { CgroupInfo } from '../agent/protocol/kernelObjects.ts';
+import { readConnectionEntry } from '../agent/protocol/connectionEntries.ts';
+import type { ConnectionList, ConnectionScope } from '../agent/protocol/connections.ts';
+import { DecisionHistory } from '../agent/protocol/decisionHistory.ts';
+import { joinConnections } from '../agent/protocol/joinConnections.ts';
 import type { MapPage } from '../agent/protocol/mapEntries.ts';
 import { PROTOCOL_VERSION } from '../agent/protocol/methods.ts';
 import type { MapEntriesParams, NodeDescription } from '../agent/protocol/methods.ts';
 import type { NodeHandlers, NodeService, Notify } from '../agent/protocol/node.ts';
+import { toUint64Text } from '../agent/protocol/scalars.ts';
 import type { CgroupPath, MapId } from '../agent/protocol/scalars.ts';
 import type { MapContents, Snapshot } from '../agent/protocol/snapshot.ts';
 import { Datapath } from './bpf/datapath.ts';
@@ -40,6 +45,8 @@ const SIMULATOR_VERSION = 'simulated';
 const MILLISECONDS_PER_CALL = 250;
 /** How many requests the world's applications make when acceleration is turned on. */
 const FIRST_REQUESTS = 3;
+/** The most entries of the map of connections that are listed. */
+const MAX_LISTED_ENTRIES = 20_000;
 /** The most entries of one map that a snapshot keeps. */
 const MAX_SNAPSHOT_ENTRIES = 1_000;
 
@@ -76,6 +83,7 @@ class SimulatedNode {
   readonly #traffic: LiveTraffic;
   readonly #active = new Map<string, ActiveProfile>();
   readonly #lost = new Map<string, number>();
+  readonly #history = new DecisionHistory();
   #object: BpfObject | undefined;
 
   constructor(options: SimulatedNodeOptions, notify: Notify) {
@@ -112,6 +120,7 @@ class SimulatedNode {
       turnAccelerationOff: answer(({ cgroups }) => this.#turnOff(cgroups)),
       listAccelerations: answer(() => this.#accelerations()),
       countDecisions: answer(({ profile }) => this.#requireActive(profile).datapath.counters().reasons),
+      listConnections: answer(({ scope }) => this.#listConnections(scope)),
     };
   }
 
@@ -183,6 +192,36 @@ class SimulatedNode {
     };
   }
 
+  #listConnections(scope: ConnectionScope): ConnectionList {
+    const { namespaces, pods, omissions } = this.#world;
+    this.#makeRequests(1);
+    const listening = namespaces.flatMap(({ id, sockets }) => sockets.filter(({ protocol, state }) => protocol === 'tcp' && state !== 'other').map((socket) => ({ namespace: id, socket, tcpBytes: null })));
+    return joinConnections(
+      {
+        namespaces: namespaces.map(({ id, links }) => ({
+          id,
+          pod: pods.find((pod) => pod.namespace === id)?.name ?? null,
+          addresses: links.flatMap((link) => link.addresses.map(({ address }) => address)),
+        })),
+        sockets: [...listening, ...this.#traffic.openSockets().map(({ socket, info }) => ({ namespace: socket.namespace, socket: info, tcpBytes: null }))],
+        cgroups: [...this.#active.values()].flatMap(({ datapath }) => datapath.pods.map(({ cgroup }) => ({ path: cgroup, profile: datapath.profile.name, isOwn: true }))),
+        entries: this.#registry
+          .maps()
+          .filter(({ info }) => info.name === 'connections')
+          .flatMap((map) =>
+            readEntries(map, 0, MAX_LISTED_ENTRIES).flatMap((entry) => {
+              const read = readConnectionEntry(entry);
+              return read === undefined ? [] : [{ profile: map.datapath.profile.name, entry: read }];
+            }),
+          ),
+        decisions: this.#history,
+        readAt: this.#clock.now(),
+        omissions,
+      },
+      scope,
+    );
+  }
+
   #turnOn(request: AccelerationRequest): AccelerationInfo {
     const profile = requireProfile(request.profile);
     const pods = checkEnrolments(request.pods, this.#pods());
@@ -195,9 +234,16 @@ class SimulatedNode {
       return { ...pod, cgroupId };
     });
     const active = this.#active.get(profile.name) ?? this.#load(profile);
+    const rememberOpen = this.#history.beginTurnOn();
     for (const pod of enrolled) {
       active.datapath.enrol(pod);
     }
+    rememberOpen(
+      this.#sockets
+        .sockets()
+        .filter((socket) => enrolled.some((pod) => socket.cgroup !== null && isAtOrBelow(socket.cgroup, pod.cgroup)))
+        .map(({ cookie }) => toUint64Text(cookie)),
+    );
     this.#notify('changed', {});
     this.#makeRequests(FIRST_REQUESTS);
     return this.#describeAcceleration(active);
@@ -251,6 +297,7 @@ class SimulatedNode {
       return sum + total - before;
     }, 0);
     if (events.length > 0 || lost > 0) {
+      this.#history.note({ events, lost });
       this.#notify('decisions', { events, lost });
     }
   }

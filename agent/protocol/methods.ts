@@ -1,4 +1,5 @@
 import type { AccelerationInfo, AccelerationRequest, DecisionCounters, DecisionEvents, PodInfo, TurnOffReport } from './acceleration.ts';
+import type { ConnectionList, ConnectionScope } from './connections.ts';
 import type { DoctorReport } from './doctor.ts';
 import type { WireError } from './errors.ts';
 import type { CgroupInfo, LinkInfo, MapInfo, ProgramInfo } from './kernelObjects.ts';
@@ -66,6 +67,8 @@ export interface Methods {
   turnAccelerationOff: { params: { readonly cgroups: readonly CgroupPath[] | null }; result: TurnOffReport };
   listAccelerations: { params: Record<string, never>; result: readonly AccelerationInfo[] };
   countDecisions: { params: { readonly profile: string }; result: DecisionCounters };
+  /** The TCP connections that are open, with whether each is accelerated and, if not, why not. */
+  listConnections: { params: { readonly scope: ConnectionScope }; result: ConnectionList };
 }
 
 /** What a node tells unasked. */
@@ -96,4 +99,5 @@ export const METHOD_NAMES = [
   'turnAccelerationOff',
   'listAccelerations',
   'countDecisions',
+  'listConnections',
 ] as const satisfies readonly MethodName[];

@@ -57,10 +57,24 @@ export async function takeSnapshot(sources: SnapshotSources, signal: AbortSignal
 }
 
 /** Finds the pods of this machine. Throws CANCELLED. */
-export async function listPods(signal: AbortSignal): Promise<PodInfo[]> {
+export async function listPods(signal: AbortSignal): Promise<readonly PodInfo[]> {
+  return (await readPodNamespaces(signal)).pods;
+}
+
+/** What pods are found by. */
+export interface PodNamespaces {
+  readonly scan: ProcessScan;
+  /** With devices, addresses and sockets, and nothing else. */
+  readonly namespaces: readonly ReadNamespace[];
+  readonly pods: readonly PodInfo[];
+  readonly omissions: readonly Omission[];
+}
+
+/** Reads the devices, addresses and sockets of every network namespace. Throws CANCELLED. */
+export async function readPodNamespaces(signal: AbortSignal): Promise<PodNamespaces> {
   const scan = await scanProcesses(signal);
-  const { namespaces } = await readNamespaces(scan, POD_PARTS, signal);
-  return findPods(namespaces, scan.processes);
+  const { namespaces, omissions } = await readNamespaces(scan, POD_PARTS, signal);
+  return { scan, namespaces, pods: findPods(namespaces, scan.processes), omissions };
 }
 
 async function readNamespaces(
@@ -121,9 +135,11 @@ export function joinPeers(namespaces: readonly ReadNamespace[]): NetworkNamespac
   });
 }
 
-type BpfPart = Awaited<ReturnType<KernelObjectReader['readEverything']>> & { contents: MapContents[]; omissions: Omission[] };
+/** BPF objects with the contents of maps, and what of them could not be read. */
+export type BpfPart = Awaited<ReturnType<KernelObjectReader['readEverything']>> & { contents: MapContents[]; omissions: Omission[] };
 
-async function readBpf(reader: () => KernelObjectReader, signal: AbortSignal): Promise<BpfPart> {
+/** Reads BPF objects and the contents of the maps that take part in paths. Throws CANCELLED; what else fails is an omission. */
+export async function readBpf(reader: () => KernelObjectReader, signal: AbortSignal): Promise<BpfPart> {
   const omissions: Omission[] = [];
   const omit = (what: string, error: unknown): void => {
     const known = toMeshpathError(error);
