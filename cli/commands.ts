@@ -1,6 +1,7 @@
 import type { Command } from './command.ts';
 import { accelerateCommand } from './commands/accelerate.ts';
 import { cgroupsCommand } from './commands/cgroups.ts';
+import { connectionsCommand } from './commands/connections.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { explainCommand } from './commands/explain.ts';
 import { linksCommand } from './commands/links.ts';
@@ -13,6 +14,7 @@ export const COMMANDS: readonly Command[] = [
   doctorCommand,
   explainCommand,
   accelerateCommand,
+  connectionsCommand,
   mapsCommand,
   programsCommand,
   linksCommand,
