@@ -12,6 +12,7 @@ export const COMMANDS = {
   refresh: 'meshpath.refresh',
   openMap: 'meshpath.openMap',
   explainConnection: 'meshpath.explainConnection',
+  showConnections: 'meshpath.showConnections',
   turnAccelerationOn: 'meshpath.turnAccelerationOn',
   turnAccelerationOff: 'meshpath.turnAccelerationOff',
   showEvents: 'meshpath.showEvents',
@@ -86,4 +87,4 @@ export const ROW_KINDS = [
 ] as const;
 export type RowKind = (typeof ROW_KINDS)[number];
 
-export const WEBVIEW_TYPES = { map: 'meshpath.map', explain: 'meshpath.explain' } as const;
+export const WEBVIEW_TYPES = { map: 'meshpath.map', explain: 'meshpath.explain', connections: 'meshpath.connections' } as const;

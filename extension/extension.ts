@@ -17,6 +17,7 @@ import { createNodesView } from './views/nodesView.ts';
 import { createSshPrompts } from './views/sshPrompts.ts';
 import { createStatusItem } from './views/statusItem.ts';
 import { createWalkthroughTicks } from './views/walkthroughTicks.ts';
+import { createConnectionPanels } from './webviews/host/connectionPanels.ts';
 import { createExplainPanels } from './webviews/host/explainPanels.ts';
 import { createMapPanels } from './webviews/host/mapPanels.ts';
 
@@ -95,6 +96,9 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
       contextKeys.set('meshpath.walkthrough.explained', true);
     },
   );
+  const connections = createConnectionPanels(extensionUri, access, (node, choice) => {
+    explanations.open(node, choice);
+  });
   const services: Services = {
     extensionId: context.extension.id,
     directory,
@@ -103,6 +107,7 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
     view,
     maps,
     explanations,
+    connections,
     doctorDocuments: createDoctorDocuments(),
     trustStore,
     log,
@@ -131,6 +136,7 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
     view,
     maps,
     explanations,
+    connections,
     createStatusItem(directory),
     createWalkthroughTicks(contextKeys),
     registerCommands(services),

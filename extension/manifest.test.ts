@@ -106,7 +106,7 @@ test('every picture is there, and pictures of steps take their colours from the 
     ...contributes.viewsContainers.activitybar.map((container) => container.icon),
     ...contributes.walkthroughs.map((walkthrough) => walkthrough.icon),
     ...steps.map((step) => step.media.svg),
-    ...['map', 'explain'].flatMap((page) => ['light', 'dark'].map((theme) => `media/panels/${page}-${theme}.svg`)),
+    ...Object.keys(WEBVIEW_TYPES).flatMap((page) => ['light', 'dark'].map((theme) => `media/panels/${page}-${theme}.svg`)),
   ];
   assert.deepEqual(
     pictures.filter((path) => !existsSync(join(root, path))),

@@ -16,6 +16,7 @@ import { reportError } from './reportError.ts';
 import { runDoctor } from './runDoctor.ts';
 import { saveSnapshot } from './saveSnapshot.ts';
 import type { CommandHandler, Services } from './services.ts';
+import { showConnections } from './showConnections.ts';
 import { showEvents } from './showEvents.ts';
 import { showLog } from './showLog.ts';
 import { showMoreRows } from './showMoreRows.ts';
@@ -32,6 +33,7 @@ const HANDLERS: Readonly<Record<CommandId, CommandHandler>> = {
   [COMMANDS.refresh]: refreshNodes,
   [COMMANDS.openMap]: openMap,
   [COMMANDS.explainConnection]: explainConnection,
+  [COMMANDS.showConnections]: showConnections,
   [COMMANDS.turnAccelerationOn]: turnAccelerationOn,
   [COMMANDS.turnAccelerationOff]: turnAccelerationOff,
   [COMMANDS.showEvents]: showEvents,

@@ -5,6 +5,7 @@ import type { ContextKeyStore } from '../views/contextKeys.ts';
 import type { NodeAccess } from '../views/nodeAccess.ts';
 import type { KnownNode, NodeDirectory } from '../views/nodeDirectory.ts';
 import type { NodesView } from '../views/nodesView.ts';
+import type { ConnectionPanels } from '../webviews/host/connectionPanels.ts';
 import type { ExplainPanels } from '../webviews/host/explainPanels.ts';
 import type { MapPanels } from '../webviews/host/mapPanels.ts';
 import type { DoctorDocuments } from '../views/doctorDocuments.ts';
@@ -18,6 +19,7 @@ export interface Services {
   readonly view: NodesView;
   readonly maps: MapPanels;
   readonly explanations: ExplainPanels;
+  readonly connections: ConnectionPanels;
   readonly doctorDocuments: DoctorDocuments;
   readonly trustStore: HostKeyTrustStore;
   readonly log: vscode.LogOutputChannel;

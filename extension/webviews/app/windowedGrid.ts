@@ -17,6 +17,8 @@ export interface GridActions {
   readonly sort: (order: SortOrder | null) => void;
   readonly copyCell: (row: Row, column: Column) => void;
   readonly copyRow: (row: Row) => void;
+  /** A row was chosen, by Enter or a double click. */
+  readonly open?: (row: Row) => void;
 }
 
 export interface GridContent {
@@ -32,7 +34,7 @@ export interface WindowedGrid {
 }
 
 /** Gives an empty grid. One cell at a time can be reached with Tab; the arrow keys move on from it. */
-export function createWindowedGrid(label: string, actions: GridActions): WindowedGrid {
+export function createWindowedGrid(label: string, actions: GridActions, groupTitles: Readonly<Record<Column['part'], string>> = { key: 'Key', value: 'Value' }): WindowedGrid {
   const head = html('div', { class: 'head', role: 'rowgroup' });
   const body = html('div', { class: 'body', role: 'rowgroup' });
   const content = html('div', { class: 'content', role: 'presentation' }, head, body);
@@ -60,12 +62,12 @@ export function createWindowedGrid(label: string, actions: GridActions): Windowe
   const renderHead = (): void => {
     const keys = shown.columns.filter((column) => column.part === 'key').length;
     const groups = html('div', { class: 'row groups', role: 'row', 'aria-rowindex': 1 });
-    for (const [title, span, start] of [
-      ['Key', keys, 1],
-      ['Value', shown.columns.length - keys, keys + 1],
+    for (const [part, span, start] of [
+      ['key', keys, 1],
+      ['value', shown.columns.length - keys, keys + 1],
     ] as const) {
       if (span > 0) {
-        const cell = html('div', { class: `cell${title === 'Value' ? ' first-value' : ''}`, role: 'columnheader', 'aria-colspan': span, 'aria-colindex': start }, title);
+        const cell = html('div', { class: `cell${part === 'value' ? ' first-value' : ''}`, role: 'columnheader', 'aria-colspan': span, 'aria-colindex': start }, groupTitles[part]);
         cell.style.gridColumn = `${start} / span ${span}`;
         groups.append(cell);
       }
@@ -193,6 +195,12 @@ export function createWindowedGrid(label: string, actions: GridActions): Windowe
     }
     focusCell(cell.row, cell.column);
   });
+  grid.addEventListener('dblclick', (event) => {
+    const row = shown.rows[cellOf(event)?.row ?? -1];
+    if (row !== undefined) {
+      actions.open?.(row);
+    }
+  });
   grid.addEventListener('keydown', (event) => {
     const control = event.ctrlKey || event.metaKey;
     const page = Math.max(1, Math.floor(grid.clientHeight / ROW_HEIGHT) - HEADER_ROWS - 1);
@@ -216,6 +224,8 @@ export function createWindowedGrid(label: string, actions: GridActions): Windowe
     } else if (row === -1 && (event.key === 'Enter' || event.key === ' ')) {
       event.preventDefault();
       sortBy(column);
+    } else if (event.key === 'Enter' && activeRow !== undefined) {
+      actions.open?.(activeRow);
     } else if (control && event.key.toLowerCase() === 'c' && activeRow !== undefined) {
       const description = shown.columns[column];
       if (event.shiftKey) {

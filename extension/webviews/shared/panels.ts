@@ -1,3 +1,5 @@
+import type { DecisionReason } from '../../../agent/protocol/acceleration.ts';
+import type { ConnectionList } from '../../../agent/protocol/connections.ts';
 import type { MapInfo } from '../../../agent/protocol/kernelObjects.ts';
 import type { MapPage } from '../../../agent/protocol/mapEntries.ts';
 import type { Explanation } from '../../../agent/protocol/trace.ts';
@@ -32,6 +34,36 @@ export interface MapPanelState {
   readonly mapName: string;
   readonly filter: string;
   readonly raw: boolean;
+}
+
+export interface ConnectionPanelContent {
+  /** The key of the node. */
+  readonly node: string;
+  readonly nodeLabel: string;
+  readonly list: ConnectionList;
+  /** How often each decision was taken since acceleration is on; those that never were are left out. */
+  readonly counters: readonly { readonly reason: DecisionReason; readonly count: string }[];
+}
+
+/** What the panel of connections asks of its host. */
+export interface ConnectionPanelContract {
+  readonly requests: {
+    /** Those of accelerated pods, or all. */
+    read: { params: { readonly all: boolean }; result: ConnectionPanelContent };
+    /** Opens the explanation of a connection. */
+    explain: { params: { readonly id: string }; result: null };
+    copy: { params: { readonly text: string }; result: null };
+    reconnect: { params: null; result: null };
+  };
+  readonly events: {
+    changed: null;
+  };
+}
+
+export interface ConnectionPanelState {
+  readonly node: string;
+  readonly filter: string;
+  readonly all: boolean;
 }
 
 /** One end that a connection can start from. */
