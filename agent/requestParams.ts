@@ -50,9 +50,11 @@ const parsers: Parsers = {
   takeSnapshot: nothing,
   runDoctor: nothing,
   turnAccelerationOn: (value) => {
-    const { profile, pods } = readObject(value, 'params');
+    const { profile, pods, overrides } = readObject(value, 'params');
     return {
       profile: readText(profile, 'profile', 100),
+      // Whoever turns it on reads each part.
+      ...(overrides === undefined ? {} : { overrides: readObject(overrides, 'overrides') }),
       pods: readArray(pods, 'pods', MAX_PODS).map((pod, index) => {
         const { cgroup, addresses } = readObject(pod, `pods[${index}]`);
         return {

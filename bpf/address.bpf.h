@@ -46,9 +46,40 @@ static __always_inline bool is_ipv4(const struct ip_address *address)
 	return !address->word[0] && !address->word[1] && address->word[2] == bpf_htonl(0xffff);
 }
 
+static __always_inline struct ip_address loopback_address(bool of_ipv4)
+{
+	struct ip_address ipv6 = { .word = { 0, 0, 0, bpf_htonl(1) } };
+
+	return of_ipv4 ? ipv4_address(bpf_htonl(IPV4_LOOPBACK)) : ipv6;
+}
+
+static __always_inline bool is_ipv6_loopback(const struct ip_address *address)
+{
+	return !address->word[0] && !address->word[1] && !address->word[2] && address->word[3] == bpf_htonl(1);
+}
+
+/* 127.0.0.0/8 and ::1 */
 static __always_inline bool is_loopback(const struct ip_address *address)
 {
-	return is_ipv4(address) && (bpf_ntohl(address->word[3]) >> 24) == 127;
+	return is_ipv4(address) ? (bpf_ntohl(address->word[3]) >> 24) == 127 : is_ipv6_loopback(address);
+}
+
+/* 127.0.0.1 and ::1 */
+static __always_inline bool is_localhost(const struct ip_address *address)
+{
+	return is_ipv4(address) ? address->word[3] == bpf_htonl(IPV4_LOOPBACK) : is_ipv6_loopback(address);
+}
+
+/* fe80::/10 */
+static __always_inline bool is_link_local(const struct ip_address *address)
+{
+	return (bpf_ntohl(address->word[0]) >> 22) == 0x3fa;
+}
+
+/* Multicast and, of IPv4, reserved addresses too: the kernel connects to none of them. */
+static __always_inline bool is_no_peer(const struct ip_address *address)
+{
+	return is_ipv4(address) ? (bpf_ntohl(address->word[3]) >> 28) >= 14 : (bpf_ntohl(address->word[0]) >> 24) == 0xff;
 }
 
 static __always_inline bool is_none(const struct ip_address *address)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
 /*
- * connect(2) of TCP sockets over IPv4 in an enrolled pod. The program takes the place of the mesh's rules in OUTPUT of
- * the connecting pod and in PREROUTING of the accepting one, and decides as they do. Where it does not decide, or
- * cannot, the connection goes on as if it were not there; it never refuses one.
+ * connect(2) of TCP sockets in an enrolled pod. The programs take the place of the mesh's rules in OUTPUT of the
+ * connecting pod and in PREROUTING of the accepting one, and decide as they do, in their order. Where they do not
+ * decide, or cannot, the connection goes on as if they were not there; they never refuse one.
  */
 #ifndef MESHPATH_CONNECT_BPF_H
 #define MESHPATH_CONNECT_BPF_H
@@ -10,69 +10,86 @@
 #include <linux/bpf.h>
 #include <linux/errno.h>
 #include <linux/in.h>
+#include <linux/in6.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include "address.bpf.h"
 #include "creator.bpf.h"
 #include "decisions.bpf.h"
 #include "maps.bpf.h"
+#include "profile.bpf.h"
 
 /* What connect(2) was asked for, and by whom. */
 struct connect_request {
 	struct ip_address destination;
+	struct ip_address source; /* what the socket is bound to; all zero: nothing */
+	struct ip_address inbound; /* where the rules of the pod that it is an address of redirect to */
 	__u16 port; /* host order */
 	bool is_to_own_pod; /* one of the pod's own addresses */
 	bool is_to_pod; /* an address of any enrolled pod */
-	bool is_from_passthrough; /* bound to the address from which a sidecar connects to its application */
-	struct socket_creator creator;
+	__u32 owner; /* enum owner */
+	__u32 port_lists; /* enum port_list */
 };
 
 /* Where a connection goes instead. */
 struct rewrite {
-	__be32 source; /* what to bind to; 0: leave it to routing */
-	__be32 destination;
-	__u16 port; /* host order */
+	struct ip_address source; /* what to bind to; all zero: leave it to routing */
+	struct ip_address destination;
+	__u16 port; /* host order; 0: it goes where it was to go */
 };
 
-static __always_inline bool is_excluded(const volatile __u16 *ports, __u16 port)
+static __always_inline const struct ip_address *get_pod_source(const struct pod *pod, bool of_ipv4)
 {
-	bool found = false;
-
-#pragma unroll
-	for (int index = 0; index < EXCLUDED_PORTS_MAX; index++)
-		found |= ports[index] && ports[index] == port;
-	return found;
+	return of_ipv4 ? &pod->source : &pod->source6;
 }
 
-static __always_inline bool is_proxy(const struct socket_creator *creator)
+static __always_inline bool is_from_passthrough(const struct connect_request *request)
 {
-	return creator->uid == profile.proxy_uid || creator->gid == profile.proxy_gid;
+	const volatile struct ip_address *passthrough =
+		is_ipv4(&request->source) ? &profile.passthrough_source : &profile.passthrough_source6;
+
+	return !is_none(&request->source) && request->source.word[0] == passthrough->word[0] &&
+	       request->source.word[1] == passthrough->word[1] && request->source.word[2] == passthrough->word[2] &&
+	       request->source.word[3] == passthrough->word[3];
 }
 
-static __always_inline enum decision_reason decide_for_proxy(const struct connect_request *request,
-							      struct rewrite *rewrite)
+/* The rules of OUTPUT for what leaves by the loopback device. */
+static __always_inline enum decision_reason decide_for_own_pod(const struct connect_request *request,
+								struct rewrite *rewrite)
 {
-	if (is_loopback(&request->destination))
+	if (!profile.redirects_own || request->owner != OWNER_SIDECAR || is_localhost(&request->destination) ||
+	    is_from_passthrough(request))
 		return DECISION_SIDECAR_TO_APPLICATION;
-	if (request->is_to_own_pod) {
-		/* Rules that match the group alone come after one that lets all other users on loopback pass. */
-		if (request->is_from_passthrough || request->creator.uid != profile.proxy_uid)
-			return DECISION_SIDECAR_TO_APPLICATION;
-		if (is_excluded(profile.excluded_inbound_ports, request->port) ||
-		    is_excluded(profile.excluded_outbound_ports, request->port))
-			return DECISION_PASSED_EXCLUDED_PORT;
-		/* Routing would take the destination, which is local, as the source too. */
-		rewrite->source = request->destination.word[3];
-		rewrite->destination = bpf_htonl(IPV4_LOOPBACK);
-		rewrite->port = profile.inbound_port;
-		return DECISION_REDIRECTED_TO_INBOUND;
-	}
+	if (request->port_lists & (PORT_EXCLUDED_OUTBOUND | PORT_EXCLUDED_OWN))
+		return DECISION_PASSED_EXCLUDED_PORT;
+	if (profile.has_ranges_first && is_in_range(RANGE_EXCLUDED_OUTBOUND, &request->destination))
+		return DECISION_PASSED_EXCLUDED_RANGE;
+	/* Routing would take a destination that is the pod's own as the source too. */
+	if (request->is_to_own_pod)
+		rewrite->source = request->destination;
+	rewrite->destination = loopback_address(is_ipv4(&request->destination));
+	rewrite->port = profile.inbound_port;
+	return DECISION_REDIRECTED_TO_INBOUND;
+}
+
+/* The rules of PREROUTING of another pod. */
+static __always_inline enum decision_reason decide_for_other_pod(const struct connect_request *request,
+								  const struct pod *pod, struct rewrite *rewrite)
+{
+	const struct ip_address *source = &request->source;
+
 	if (!request->is_to_pod)
 		return DECISION_PASSED_PEER_NOT_ENROLLED;
-	if (is_excluded(profile.excluded_inbound_ports, request->port))
+	if (request->port_lists & PORT_EXCLUDED_INBOUND)
 		return DECISION_PASSED_EXCLUDED_PORT;
-	rewrite->source = 0;
-	rewrite->destination = request->destination.word[3];
+	if (is_none(source))
+		source = get_pod_source(pod, is_ipv4(&request->destination));
+	if (is_in_range(RANGE_EXCLUDED_INBOUND, source))
+		return DECISION_PASSED_EXCLUDED_RANGE;
+	if (profile.has_included_inbound && !(request->port_lists & PORT_INCLUDED_INBOUND) &&
+	    !is_in_range(RANGE_INCLUDED_INBOUND, source))
+		return DECISION_PASSED_NOT_INCLUDED;
+	rewrite->destination = request->inbound;
 	rewrite->port = profile.inbound_port;
 	return DECISION_REDIRECTED_TO_INBOUND;
 }
@@ -80,14 +97,24 @@ static __always_inline enum decision_reason decide_for_proxy(const struct connec
 static __always_inline enum decision_reason decide_for_application(const struct connect_request *request,
 								    const struct pod *pod, struct rewrite *rewrite)
 {
+	bool of_ipv4 = is_ipv4(&request->destination);
+
 	if (is_loopback(&request->destination))
 		return DECISION_PASSED_LOOPBACK;
 	if (request->is_to_own_pod)
 		return DECISION_PASSED_OWN_ADDRESS;
-	if (is_excluded(profile.excluded_outbound_ports, request->port))
+	/* Its source would be an address of its link. */
+	if (is_link_local(&request->destination))
+		return DECISION_PASSED_LINK_LOCAL;
+	if (request->port_lists & PORT_EXCLUDED_OUTBOUND)
 		return DECISION_PASSED_EXCLUDED_PORT;
-	rewrite->source = pod->source.word[3];
-	rewrite->destination = bpf_htonl(IPV4_LOOPBACK);
+	if (is_in_range(RANGE_EXCLUDED_OUTBOUND, &request->destination))
+		return DECISION_PASSED_EXCLUDED_RANGE;
+	if (profile.has_included_outbound && !(request->port_lists & PORT_INCLUDED_OUTBOUND) &&
+	    !is_in_range(RANGE_INCLUDED_OUTBOUND, &request->destination))
+		return DECISION_PASSED_NOT_INCLUDED;
+	rewrite->source = *get_pod_source(pod, of_ipv4);
+	rewrite->destination = loopback_address(of_ipv4);
 	rewrite->port = profile.outbound_port;
 	return DECISION_REDIRECTED_TO_OUTBOUND;
 }
@@ -95,65 +122,62 @@ static __always_inline enum decision_reason decide_for_application(const struct 
 static __always_inline enum decision_reason decide(const struct connect_request *request, const struct pod *pod,
 						    struct rewrite *rewrite)
 {
-	return is_proxy(&request->creator) ? decide_for_proxy(request, rewrite) :
-					       decide_for_application(request, pod, rewrite);
+	if (request->owner == OWNER_APPLICATION)
+		return decide_for_application(request, pod, rewrite);
+	if (request->is_to_own_pod || is_loopback(&request->destination))
+		return decide_for_own_pod(request, rewrite);
+	return decide_for_other_pod(request, pod, rewrite);
 }
 
 /*
  * Binds the socket to the address that routing would have picked, so that the sidecar sees the same peer as under
  * REDIRECT. Gives 0, or a negative errno where the socket is bound in a way that does not go with the rewrite.
  */
-static __always_inline int bind_source(struct bpf_sock_addr *ctx, struct bpf_sock *sk, __be32 source)
+static __always_inline int bind_source(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
+				       const struct connect_request *request, const struct ip_address *source,
+				       bool is_ipv6_socket)
 {
-	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = source };
-	__be32 bound = sk->src_ip4;
+	struct sockaddr_in6 ipv6 = {};
+	struct sockaddr_in ipv4 = {};
 
 	/* A socket that is bound to loopback or to a device cannot connect to the other of the two. */
-	if (sk->bound_dev_if || (bpf_ntohl(bound) >> 24) == 127)
+	if (sk->bound_dev_if || (!is_none(&request->source) && is_loopback(&request->source)))
 		return -EINVAL;
-	if (bound || !source)
+	if (!is_none(&request->source) || is_none(source))
 		return 0;
-	return bpf_bind(ctx, (struct sockaddr *)&address, sizeof(address));
+	if (is_ipv6_socket) {
+		ipv6.sin6_family = AF_INET6;
+		__builtin_memcpy(&ipv6.sin6_addr, source, sizeof(*source));
+		return bpf_bind(ctx, (struct sockaddr *)&ipv6, sizeof(ipv6));
+	}
+	ipv4.sin_family = AF_INET;
+	ipv4.sin_addr.s_addr = source->word[3];
+	return bpf_bind(ctx, (struct sockaddr *)&ipv4, sizeof(ipv4));
 }
 
-SEC("cgroup/connect4")
-int meshpath_connect4(struct bpf_sock_addr *ctx)
+/* Decides a connection and writes it down in socket storage. `request` has its destination, port and source. */
+static __always_inline void take_connection(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
+					    struct connect_request *request, struct rewrite *rewrite,
+					    bool is_ipv6_socket)
 {
-	struct decision_event event = { .hook = DECISION_HOOK_CONNECT4 };
-	struct connect_request request = {};
-	struct rewrite rewrite = {};
+	struct decision_event event = {
+		.hook = is_ipv6_socket ? DECISION_HOOK_CONNECT6 : DECISION_HOOK_CONNECT4,
+	};
+	struct pod *pod = bpf_get_local_storage(&pods, 0);
+	struct socket_creator creator = get_creator(sk);
+	struct control *switches = get_control();
 	struct socket_state *state;
 	struct pod_owner *owner;
-	struct control *switches;
-	struct bpf_sock *sk;
-	struct pod *pod;
 	enum decision_reason reason;
-	__be32 destination, passthrough;
 	int error = 0;
-
-	if (ctx->type != SOCK_STREAM || ctx->protocol != IPPROTO_TCP)
-		return ALLOW;
-	sk = ctx->sk;
-	if (!sk)
-		return ALLOW;
-	destination = CONTEXT(ctx->user_ip4);
-	/* The kernel refuses to connect to these; it should be asked as it was asked. */
-	if ((bpf_ntohl(destination) >> 28) >= 14)
-		return ALLOW;
-	/* 0.0.0.0 is this host: tcp_v4_connect sends it to loopback. */
-	if (!destination)
-		destination = bpf_htonl(IPV4_LOOPBACK);
-	request.destination = ipv4_address(destination);
-	request.port = bpf_ntohs((__be16)CONTEXT(ctx->user_port));
-	request.creator = get_creator(sk);
 
 	/* A socket that connects again starts anew. */
 	state = bpf_sk_storage_get(&socket_state, sk, 0, 0);
 	if (state)
 		__builtin_memset(state, 0, sizeof(*state));
+	event.remote.address = request->destination;
+	event.remote.port = bpf_htons(request->port);
 
-	pod = bpf_get_local_storage(&pods, 0);
-	switches = get_control();
 	if (!switches || switches->switched_off) {
 		reason = DECISION_PASSED_SWITCHED_OFF;
 		goto report;
@@ -162,46 +186,53 @@ int meshpath_connect4(struct bpf_sock_addr *ctx)
 		reason = DECISION_PASSED_NOT_CONFIGURED;
 		goto report;
 	}
-	owner = bpf_map_lookup_elem(&pod_addresses, &request.destination);
-	request.is_to_pod = owner;
-	request.is_to_own_pod = owner && owner->cgroup_id == pod->cgroup_id;
-	passthrough = profile.passthrough_source.word[3];
-	request.is_from_passthrough = passthrough && sk->src_ip4 == passthrough;
+	owner = bpf_map_lookup_elem(&pod_addresses, &request->destination);
+	if (owner) {
+		request->is_to_pod = true;
+		request->is_to_own_pod = owner->cgroup_id == pod->cgroup_id;
+		request->inbound = owner->inbound;
+	}
+	request->owner = get_owner(&creator);
+	request->port_lists = get_port_lists(request->port);
 
-	reason = decide(&request, pod, &rewrite);
+	reason = decide(request, pod, rewrite);
 	if (reason != DECISION_REDIRECTED_TO_OUTBOUND && reason != DECISION_REDIRECTED_TO_INBOUND &&
 	    reason != DECISION_SIDECAR_TO_APPLICATION)
 		goto report;
 	if (switches->live_connections >= profile.connection_limit) {
 		reason = DECISION_CONNECTIONS_FULL;
-		goto report;
+		goto fail;
 	}
 	if (!state)
 		state = bpf_sk_storage_get(&socket_state, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!state) {
 		reason = DECISION_FAILED_STORAGE;
-		goto report;
+		goto fail;
 	}
-	if (rewrite.destination) {
-		/* Only connections over loopback need a source: for others, routing goes by the same destination. */
-		error = rewrite.destination == destination ? 0 : bind_source(ctx, sk, rewrite.source);
+	if (rewrite->port) {
+		/* Only connections over loopback need a source: others go to the same pod as before. */
+		if (is_loopback(&rewrite->destination))
+			error = bind_source(ctx, sk, request, &rewrite->source, is_ipv6_socket);
 		if (error) {
 			reason = DECISION_PASSED_BIND_FAILED;
-			goto report;
+			goto fail;
 		}
-		state->original.address = request.destination;
-		state->original.port = bpf_htons(request.port);
+		state->original.address = request->destination;
+		state->original.port = bpf_htons(request->port);
 		state->is_rewritten = true;
 		event.original = state->original;
-		CONTEXT(ctx->user_ip4) = rewrite.destination;
-		CONTEXT(ctx->user_port) = bpf_htons(rewrite.port);
+		event.remote.address = rewrite->destination;
+		event.remote.port = bpf_htons(rewrite->port);
 	}
 	state->is_connecting = true;
 	state->cookie = bpf_get_socket_cookie(ctx);
 	state->cgroup_id = pod->cgroup_id;
 	state->netns_cookie = bpf_get_netns_cookie(ctx);
-	state->uid = request.creator.uid;
+	state->uid = creator.uid;
+	goto report;
 
+fail:
+	rewrite->port = 0;
 report:
 	count_decision(reason);
 	event.reason = reason;
@@ -209,12 +240,84 @@ report:
 	event.socket_cookie = bpf_get_socket_cookie(ctx);
 	event.cgroup_id = pod->cgroup_id;
 	event.netns_cookie = bpf_get_netns_cookie(ctx);
-	event.uid = request.creator.uid;
-	event.local.address = ipv4_address(sk->src_ip4);
+	event.uid = creator.uid;
+	event.local.address = request->source;
 	event.local.port = bpf_htons(sk->src_port);
-	event.remote.address = ipv4_address(CONTEXT(ctx->user_ip4));
-	event.remote.port = (__be16)CONTEXT(ctx->user_port);
 	send_event(&event);
+}
+
+static __always_inline bool is_tcp(struct bpf_sock_addr *ctx)
+{
+	return ctx->type == SOCK_STREAM && ctx->protocol == IPPROTO_TCP;
+}
+
+SEC("cgroup/connect4")
+int meshpath_connect4(struct bpf_sock_addr *ctx)
+{
+	struct connect_request request = {};
+	struct rewrite rewrite = {};
+	struct bpf_sock *sk;
+	__be32 destination;
+
+	if (!is_tcp(ctx))
+		return ALLOW;
+	sk = ctx->sk;
+	if (!sk)
+		return ALLOW;
+	/* 0.0.0.0 is this host: tcp_v4_connect sends it to loopback. */
+	destination = CONTEXT(ctx->user_ip4);
+	request.destination = ipv4_address(destination ? destination : bpf_htonl(IPV4_LOOPBACK));
+	/* The kernel should be asked as it was asked, to say no. */
+	if (is_no_peer(&request.destination))
+		return ALLOW;
+	request.port = bpf_ntohs((__be16)CONTEXT(ctx->user_port));
+	if (CONTEXT(sk->src_ip4))
+		request.source = ipv4_address(CONTEXT(sk->src_ip4));
+	take_connection(ctx, sk, &request, &rewrite, false);
+	if (rewrite.port) {
+		CONTEXT(ctx->user_ip4) = rewrite.destination.word[3];
+		CONTEXT(ctx->user_port) = bpf_htons(rewrite.port);
+	}
+	return ALLOW;
+}
+
+/* Of IPv6 sockets; with an IPv4-mapped address they connect over IPv4 (tcp_v6_connect). */
+SEC("cgroup/connect6")
+int meshpath_connect6(struct bpf_sock_addr *ctx)
+{
+	struct connect_request request = {};
+	struct rewrite rewrite = {};
+	struct bpf_sock *sk;
+
+	if (!is_tcp(ctx))
+		return ALLOW;
+	sk = ctx->sk;
+	if (!sk)
+		return ALLOW;
+	request.source.word[0] = CONTEXT(sk->src_ip6[0]);
+	request.source.word[1] = CONTEXT(sk->src_ip6[1]);
+	request.source.word[2] = CONTEXT(sk->src_ip6[2]);
+	request.source.word[3] = CONTEXT(sk->src_ip6[3]);
+	request.destination.word[0] = CONTEXT(ctx->user_ip6[0]);
+	request.destination.word[1] = CONTEXT(ctx->user_ip6[1]);
+	request.destination.word[2] = CONTEXT(ctx->user_ip6[2]);
+	request.destination.word[3] = CONTEXT(ctx->user_ip6[3]);
+	/* :: and 0.0.0.0 are this host; a socket that is bound to an IPv4 address goes to that of IPv4. */
+	if (is_none(&request.destination))
+		request.destination = loopback_address(is_ipv4(&request.source));
+	else if (is_ipv4(&request.destination) && !request.destination.word[3])
+		request.destination = loopback_address(true);
+	if (is_no_peer(&request.destination))
+		return ALLOW;
+	request.port = bpf_ntohs((__be16)CONTEXT(ctx->user_port));
+	take_connection(ctx, sk, &request, &rewrite, true);
+	if (rewrite.port) {
+		CONTEXT(ctx->user_ip6[0]) = rewrite.destination.word[0];
+		CONTEXT(ctx->user_ip6[1]) = rewrite.destination.word[1];
+		CONTEXT(ctx->user_ip6[2]) = rewrite.destination.word[2];
+		CONTEXT(ctx->user_ip6[3]) = rewrite.destination.word[3];
+		CONTEXT(ctx->user_port) = bpf_htons(rewrite.port);
+	}
 	return ALLOW;
 }
 

@@ -13,6 +13,7 @@ import {
   encodeNoPod,
   encodePod,
   encodePodOwner,
+  encodeProfileEntries,
   encodeSettings,
   encodeSwitch,
   sumCounters,
@@ -20,7 +21,7 @@ import {
 import { MeshpathError } from '../agent/protocol/errors.ts';
 import { mappedAddressBytes, toIpAddress } from '../agent/protocol/ipAddress.ts';
 import { toHexText } from '../agent/protocol/scalars.ts';
-import type { PortNumber } from '../agent/protocol/scalars.ts';
+import type { IpPrefix, PortNumber } from '../agent/protocol/scalars.ts';
 import { prebuiltObject } from '../scripts/compileBpf.mjs';
 import { parseElf } from '../simulator/bpf/elf.ts';
 
@@ -33,38 +34,60 @@ const btf = parseBtf(section('.BTF'));
 const READ_ONLY_DATA = section('.rodata');
 const SETTINGS = { profile: ISTIO_PROFILE, unreadLimit: 1n, connectionLimit: 2n, hasNetnsCookie: true };
 const MAPPED_10_0_0_2 = '00000000000000000000ffff0a000002';
-const CONNECTION_BYTES = 112;
+const CONNECTION_BYTES = 128;
 
 test('writes the Istio profile as the programs read it', () => {
-  const ports = 'a03aac3aad3af23a'.padEnd(64, '0');
   assert.equal(
     toHexText(encodeSettings(btf, READ_ONLY_DATA, SETTINGS)),
-    `0100000000000000020000000000000000000000000000000000ffff7f0000063905000039050000993a9e3a${ports}${''.padEnd(64, '0')}01000000`,
+    `0100000000000000020000000000000000000000000000000000ffff7f000006${'6'.padStart(32, '0')}993a9e3a0101000000000000${''.padEnd(8, '0')}`,
   );
 });
 
 test('a mesh without a passthrough address has none in the profile', () => {
-  const encoded = encodeSettings(btf, READ_ONLY_DATA, { ...SETTINGS, profile: { ...ISTIO_PROFILE, passthroughSource: null }, hasNetnsCookie: false });
-  assert.equal(toHexText(encoded.subarray(16, 32)), ''.padEnd(32, '0'));
-  assert.equal(encoded[108], 0);
+  const encoded = encodeSettings(btf, READ_ONLY_DATA, { ...SETTINGS, profile: { ...ISTIO_PROFILE, passthroughSource: null, passthroughSourceV6: null }, hasNetnsCookie: false });
+  assert.equal(toHexText(encoded.subarray(16, 48)), ''.padEnd(64, '0'));
+  assert.equal(encoded[52], 0);
 });
 
-test('refuses more excluded ports than there is room for, and an object with less read-only data', () => {
-  const ports = (count: number): PortNumber[] => Array.from({ length: count }, (_, index) => (index + 1) as PortNumber);
-  const encode = (count: number): Uint8Array => encodeSettings(btf, READ_ONLY_DATA, { ...SETTINGS, profile: { ...ISTIO_PROFILE, excludedOutboundPorts: ports(count) } });
-  assert.equal(toHexText(encode(16).subarray(76, 108)), ports(16).map((port) => port.toString(16).padStart(2, '0').padEnd(4, '0')).join(''));
-  assert.throws(() => encode(17), (error) => MeshpathError.is(error, 'PROFILE_INVALID'));
+test('refuses an object with less read-only data', () => {
   assert.throws(() => encodeSettings(btf, READ_ONLY_DATA.subarray(1), SETTINGS), (error) => MeshpathError.is(error, 'BPF_OBJECT_INVALID'));
+});
+
+test('writes the lists of a profile as the programs look them up', () => {
+  const entries = encodeProfileEntries(btf, {
+    ...ISTIO_PROFILE,
+    passedUids: [0, 1337],
+    excludedInboundPorts: [80, 443] as PortNumber[],
+    excludedOutboundPorts: [443] as PortNumber[],
+    excludedOwnPorts: [],
+    excludedOutboundRanges: ['10.96.0.0/12', '0.0.0.0/0'] as IpPrefix[],
+    includedInboundRanges: ['::/0'] as IpPrefix[],
+  });
+  const of = (map: string): string[][] => entries.flatMap((entry) => (entry.map === map ? [[toHexText(entry.key), toHexText(entry.value)]] : []));
+  assert.deepEqual(of('owners'), [
+    ['0000000000000000', '02000000'],
+    ['0000000039050000', '02000000'],
+    ['0100000039050000', '02000000'],
+    ['0000000039050000', '01000000'],
+  ]);
+  assert.deepEqual(of('ports'), [['bb010000', '03000000'], ['50000000', '02000000']]);
+  assert.deepEqual(of('ranges'), [
+    ['8c000000' + '00000100' + '00000000000000000000ffff0a600000', '01000000'],
+    ['80000000' + '00000100' + '00000000000000000000ffff00000000', '01000000'],
+    ['20000000' + '03000000' + ''.padEnd(32, '0'), '01000000'],
+  ]);
 });
 
 test('writes a pod, one without an IPv4 address, and none', () => {
   const pod = encodePod(btf, 0x1234n, toIpAddress('10.0.0.2'));
-  assert.equal(toHexText(pod), `3412000000000000${MAPPED_10_0_0_2}`);
+  assert.equal(toHexText(pod), `3412000000000000${MAPPED_10_0_0_2}${'00'.repeat(16)}`);
+  const dual = encodePod(btf, 1n, undefined, toIpAddress('fd00::2'));
+  assert.equal(toHexText(dual), `0100000000000000${'00'.repeat(16)}fd000000000000000000000000000002`);
   assert.equal(decodePodId(btf, 'pod', pod), 0x1234n);
-  assert.equal(toHexText(encodePod(btf, 1n, undefined)), `0100000000000000${'00'.repeat(16)}`);
-  assert.equal(toHexText(encodeNoPod(btf)), '00'.repeat(24));
-  const owner = encodePodOwner(btf, 1n << 40n);
-  assert.equal(toHexText(owner), '0000000000010000');
+  assert.equal(toHexText(encodePod(btf, 1n, undefined)), `0100000000000000${'00'.repeat(32)}`);
+  assert.equal(toHexText(encodeNoPod(btf)), '00'.repeat(40));
+  const owner = encodePodOwner(btf, 1n << 40n, toIpAddress('10.0.0.9'), [toIpAddress('fd00::2'), toIpAddress('10.0.0.2'), toIpAddress('10.0.0.9')]);
+  assert.equal(toHexText(owner), `0000000000010000${MAPPED_10_0_0_2}`);
   assert.equal(decodePodId(btf, 'pod_owner', owner), 1n << 40n);
   assert.throws(() => decodePodId(btf, 'pod', owner), (error) => MeshpathError.is(error, 'BPF_OBJECT_INVALID'));
 });

@@ -9,6 +9,9 @@
 
 #define CONNECTIONS_MAX 65536
 #define POD_ADDRESSES_MAX 4096
+#define OWNERS_MAX 256
+#define PORTS_MAX 65536
+#define RANGES_MAX 16384
 #define EVENTS_BYTES (1 << 20)
 
 const volatile struct mesh_profile profile;
@@ -44,6 +47,29 @@ struct {
 	__type(key, struct ip_address);
 	__type(value, struct pod_owner);
 } pod_addresses SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, OWNERS_MAX);
+	__type(key, struct owner_key);
+	__type(value, __u32); /* enum owner */
+} owners SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PORTS_MAX);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u32); /* enum port_list */
+} ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, RANGES_MAX);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct range_key);
+	__type(value, __u32); /* not used: to be there is all that counts */
+} ranges SEC(".maps");
 
 /* The kernel makes an entry for each cgroup that a program is attached to; the key is the id of the cgroup. */
 struct {

@@ -120,12 +120,58 @@ struct socket_creator {
 /* A pod; value of `pods`. All zero until the agent filled it in: cgroup_id is never 0. */
 struct pod {
 	__u64 cgroup_id;
-	struct ip_address source; /* what its connections come from: its first IPv4 address */
+	/* What its connections come from: its first IPv4 and its first IPv6 address; all zero: it has none. */
+	struct ip_address source;
+	struct ip_address source6;
+};
+
+/* Key of `owners`: whose connections the mesh does not send to the sidecar. */
+struct owner_key {
+	__u32 kind; /* enum owner_kind */
+	__u32 id;
+};
+
+enum owner_kind {
+	OWNER_KIND_UID,
+	OWNER_KIND_GID,
+};
+
+/* Value of `owners`. Only the one who is named first has connections to the own pod sent to the inbound port. */
+enum owner {
+	OWNER_APPLICATION, /* in no entry */
+	OWNER_SIDECAR,
+	OWNER_PASSED,
+};
+
+/* Value of `ports`, of which the key is a destination port in host order: the lists that it is in. */
+enum port_list {
+	PORT_EXCLUDED_OUTBOUND = 1,
+	PORT_EXCLUDED_INBOUND = 2,
+	PORT_EXCLUDED_OWN = 4, /* of the sidecar's connections to its own pod */
+	PORT_INCLUDED_OUTBOUND = 8,
+	PORT_INCLUDED_INBOUND = 16,
+};
+
+/* Key of `ranges`. Outbound ranges are of destinations, inbound ranges of sources. */
+struct range_key {
+	__u32 prefix_bits; /* of what follows: the first 32 always */
+	__u16 list; /* enum range_list */
+	__u16 is_ipv4; /* ::/0 does not hold IPv4 addresses */
+	struct ip_address address;
+};
+
+enum range_list {
+	RANGE_EXCLUDED_OUTBOUND,
+	RANGE_INCLUDED_OUTBOUND,
+	RANGE_EXCLUDED_INBOUND,
+	RANGE_INCLUDED_INBOUND,
 };
 
 /* Value of `pod_addresses`: whose address the key (struct ip_address) is. */
 struct pod_owner {
 	__u64 cgroup_id;
+	/* Where REDIRECT in PREROUTING sends what comes for it: the first address of the pod of its family. */
+	struct ip_address inbound;
 };
 
 /* The one entry of `control`. */
@@ -135,21 +181,23 @@ struct control {
 	__u64 live_connections; /* entries in `connections` */
 };
 
-#define EXCLUDED_PORTS_MAX 16
 #define UID_UNKNOWN 0xffffffff
 
 /* `.rodata`: what the mesh looks like, and limits; set before the programs are loaded. Ports in host order. */
 struct mesh_profile {
 	__u64 unread_limit; /* bytes redirected one way without an answer; 0: no limit */
 	__u64 connection_limit; /* connections after which new ones are left to iptables; below the size of the map */
-	struct ip_address passthrough_source; /* all zero: none */
-	__u32 proxy_uid;
-	__u32 proxy_gid;
+	struct ip_address passthrough_source; /* IPv4; all zero: none */
+	struct ip_address passthrough_source6;
 	__u16 outbound_port;
 	__u16 inbound_port;
-	__u16 excluded_inbound_ports[EXCLUDED_PORTS_MAX]; /* end at the first 0 */
-	__u16 excluded_outbound_ports[EXCLUDED_PORTS_MAX];
-	__u32 has_netns_cookie; /* not 0: sockops programs may call bpf_get_netns_cookie (Linux 5.15) */
+	bool has_netns_cookie; /* sockops programs may call bpf_get_netns_cookie (Linux 5.15) */
+	bool redirects_own; /* the sidecar's connections to its own pod are sent to the inbound port */
+	bool has_ranges_first; /* excluded outbound ranges come before the owner's rules */
+	bool has_ranges; /* there is something in `ranges` */
+	bool has_included_outbound; /* only what is in a list of included ports or ranges is redirected */
+	bool has_included_inbound;
+	__u8 reserved[6];
 };
 
 enum decision_hook {
@@ -158,6 +206,8 @@ enum decision_hook {
 	DECISION_HOOK_SK_MSG,
 	DECISION_HOOK_GETSOCKOPT,
 	DECISION_HOOK_GETPEERNAME4,
+	DECISION_HOOK_CONNECT6,
+	DECISION_HOOK_GETPEERNAME6,
 };
 
 enum decision_reason {
@@ -167,6 +217,9 @@ enum decision_reason {
 	DECISION_PASSED_LOOPBACK,
 	DECISION_PASSED_OWN_ADDRESS,
 	DECISION_PASSED_EXCLUDED_PORT,
+	DECISION_PASSED_EXCLUDED_RANGE,
+	DECISION_PASSED_NOT_INCLUDED,
+	DECISION_PASSED_LINK_LOCAL,
 	DECISION_PASSED_PEER_NOT_ENROLLED,
 	DECISION_PASSED_NOT_CONFIGURED,
 	DECISION_PASSED_BIND_FAILED,

@@ -5,21 +5,24 @@
 
 #include <linux/bpf.h>
 #include <linux/in.h>
+#include <linux/in6.h>
 #include <bpf/bpf_helpers.h>
 #include "address.bpf.h"
 #include "decisions.bpf.h"
 #include "maps.bpf.h"
 
 #define SOL_IP 0
+#define SOL_IPV6 41
 #define SO_ORIGINAL_DST 80 /* linux/netfilter_ipv4.h */
+#define IP6T_SO_ORIGINAL_DST 80 /* linux/netfilter_ipv6/ip6_tables.h */
 #define SOCKOPT_BYTES_MAX 4096
 
-/* Gives the state of a socket whose connect(2), or that of its peer, was rewritten to IPv4; else null. */
+/* Gives the state of a socket whose connect(2), or that of its peer, was rewritten; else null. */
 static __always_inline struct socket_state *get_rewritten(struct bpf_sock *sk)
 {
-	struct socket_state *state = bpf_sk_storage_get(&socket_state, sk, 0, 0);
+	struct socket_state *state = sk ? bpf_sk_storage_get(&socket_state, sk, 0, 0) : 0;
 
-	return state && state->is_rewritten && is_ipv4(&state->original.address) ? state : 0;
+	return state && state->is_rewritten ? state : 0;
 }
 
 /* Counts an answer, and tells of the first of each socket. */
@@ -36,52 +39,89 @@ static __always_inline void report_answer(struct socket_state *state, enum decis
 	send_event(&event);
 }
 
+/* Of its IPv6 connections an IPv6 socket is asked at SOL_IPV6, of its IPv4 connections at SOL_IP like any other. */
+static __always_inline bool is_original_destination(__u32 level, __u32 option)
+{
+	return (level == SOL_IP && option == SO_ORIGINAL_DST) || (level == SOL_IPV6 && option == IP6T_SO_ORIGINAL_DST);
+}
+
 SEC("cgroup/getsockopt")
 int meshpath_getsockopt(struct bpf_sockopt *ctx)
 {
-	struct sockaddr_in *answer = ctx->optval;
+	struct sockaddr_in6 *ipv6 = ctx->optval;
+	struct sockaddr_in *ipv4 = ctx->optval;
 	struct connection *connection;
 	struct socket_state *state;
 
-	if (CONTEXT(ctx->level) != SOL_IP || CONTEXT(ctx->optname) != SO_ORIGINAL_DST) {
+	if (!is_original_destination(CONTEXT(ctx->level), CONTEXT(ctx->optname))) {
 		/* The kernel shows only the first page: 0 leaves what it has written as it is. */
 		if (CONTEXT(ctx->optlen) > SOCKOPT_BYTES_MAX)
 			CONTEXT(ctx->optlen) = 0;
-		return 1;
+		return ALLOW;
 	}
-	if (!ctx->sk || (void *)(answer + 1) > ctx->optval_end)
-		return 1;
 	state = get_rewritten(ctx->sk);
-	if (!state)
-		return 1;
-	__builtin_memset(answer, 0, sizeof(*answer));
-	answer->sin_family = AF_INET;
-	answer->sin_port = state->original.port;
-	answer->sin_addr.s_addr = state->original.address.word[3];
-	CONTEXT(ctx->optlen) = sizeof(*answer);
+	if (!state || is_ipv4(&state->original.address) != (CONTEXT(ctx->level) == SOL_IP))
+		return ALLOW;
+	if (CONTEXT(ctx->level) == SOL_IP) {
+		if ((void *)(ipv4 + 1) > ctx->optval_end)
+			return ALLOW;
+		__builtin_memset(ipv4, 0, sizeof(*ipv4));
+		ipv4->sin_family = AF_INET;
+		ipv4->sin_port = state->original.port;
+		ipv4->sin_addr.s_addr = state->original.address.word[3];
+		CONTEXT(ctx->optlen) = sizeof(*ipv4);
+	} else {
+		if ((void *)(ipv6 + 1) > ctx->optval_end)
+			return ALLOW;
+		__builtin_memset(ipv6, 0, sizeof(*ipv6));
+		ipv6->sin6_family = AF_INET6;
+		ipv6->sin6_port = state->original.port;
+		__builtin_memcpy(&ipv6->sin6_addr, &state->original.address, sizeof(state->original.address));
+		CONTEXT(ctx->optlen) = sizeof(*ipv6);
+	}
 	CONTEXT(ctx->retval) = 0;
 	connection = bpf_map_lookup_elem(&connections, &state->connection);
 	if (connection && connection->accepting_cookie == state->cookie)
 		connection->is_answered = true;
 	report_answer(state, DECISION_HOOK_GETSOCKOPT, DECISION_ANSWERED_ORIGINAL_DESTINATION);
-	return 1;
+	return ALLOW;
+}
+
+/* Gives the state of a socket that connected somewhere else than it asked for. An accepted socket's peer is who it is. */
+static __always_inline struct socket_state *get_connected_elsewhere(struct bpf_sock *sk)
+{
+	struct socket_state *state = get_rewritten(sk);
+
+	return state && state->is_connecting ? state : 0;
 }
 
 SEC("cgroup/getpeername4")
 int meshpath_getpeername4(struct bpf_sock_addr *ctx)
 {
-	struct socket_state *state;
+	struct socket_state *state = get_connected_elsewhere(ctx->sk);
 
-	if (!ctx->sk)
-		return 1;
-	state = get_rewritten(ctx->sk);
-	/* An accepted socket's peer is who it is. */
-	if (!state || !state->is_connecting)
-		return 1;
+	if (!state)
+		return ALLOW;
 	CONTEXT(ctx->user_ip4) = state->original.address.word[3];
 	CONTEXT(ctx->user_port) = state->original.port;
 	report_answer(state, DECISION_HOOK_GETPEERNAME4, DECISION_ANSWERED_PEER_NAME);
-	return 1;
+	return ALLOW;
+}
+
+SEC("cgroup/getpeername6")
+int meshpath_getpeername6(struct bpf_sock_addr *ctx)
+{
+	struct socket_state *state = get_connected_elsewhere(ctx->sk);
+
+	if (!state)
+		return ALLOW;
+	CONTEXT(ctx->user_ip6[0]) = state->original.address.word[0];
+	CONTEXT(ctx->user_ip6[1]) = state->original.address.word[1];
+	CONTEXT(ctx->user_ip6[2]) = state->original.address.word[2];
+	CONTEXT(ctx->user_ip6[3]) = state->original.address.word[3];
+	CONTEXT(ctx->user_port) = state->original.port;
+	report_answer(state, DECISION_HOOK_GETPEERNAME6, DECISION_ANSWERED_PEER_NAME);
+	return ALLOW;
 }
 
 #endif

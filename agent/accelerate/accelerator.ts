@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { MESH_PROFILES } from '../protocol/acceleration.ts';
+import { isDeepStrictEqual } from 'node:util';
 import type { AccelerationInfo, AccelerationRequest, MeshProfile, PodEnrolment, TurnOffReport } from '../protocol/acceleration.ts';
+import { customizeProfile } from '../protocol/customProfile.ts';
 import { cancelledError, MeshpathError } from '../protocol/errors.ts';
 import type { NodeHandlers, Notify } from '../protocol/node.ts';
 import type { CgroupPath } from '../protocol/scalars.ts';
@@ -75,7 +76,8 @@ async function turnOn(
   request: AccelerationRequest,
   signal: AbortSignal,
 ): Promise<AccelerationInfo> {
-  const profile = findProfile(request.profile);
+  const profile = customizeProfile(request.profile, request.overrides);
+  refuseOtherSettings(profile, active.get(profile.name));
   const enrolled = [...active.values()].flatMap(({ datapath }) => datapath.pods);
   const pods = checkEnrolments(request.pods, enrolled);
   const cgroupMount = findCgroup2Mount();
@@ -172,17 +174,16 @@ function refuseOtherAgents(libbpf: Libbpf, cgroupMount: string, pods: readonly P
   }
 }
 
-function findProfile(name: string): MeshProfile {
-  const profile = MESH_PROFILES.find((known) => known.name === name);
-  if (profile === undefined) {
+/** One set of programs serves all pods of a profile: they cannot be of the same name and of other settings. */
+function refuseOtherSettings(profile: MeshProfile, active: ActiveProfile | undefined): void {
+  if (active !== undefined && !isDeepStrictEqual(active.profile, profile)) {
     throw new MeshpathError({
       code: 'PROFILE_INVALID',
-      message: `There is no mesh profile '${name.slice(0, 60)}'.`,
-      reason: `The profiles are: ${MESH_PROFILES.map((known) => known.name).join(', ')}.`,
-      remedy: 'Name one of them.',
+      message: `The profile ${profile.name} is on with other settings.`,
+      reason: 'The pods for which it is on share its ports, owners and lists.',
+      remedy: 'Give the profile with these settings a name of its own, or turn the other pods off first.',
     });
   }
-  return profile;
 }
 
 function describe({ profile, datapath, since }: ActiveProfile): AccelerationInfo {

@@ -9,6 +9,7 @@ import {
   encodeNoPod,
   encodePod,
   encodePodOwner,
+  encodeProfileEntries,
   encodeSettings,
   encodeSwitch,
   sumCounters,
@@ -33,14 +34,19 @@ const OBJECT_NAME = 'meshpath';
 /** `connections` has 65,536 entries; the rest is for connections that are on their way while the limit is reached. */
 const CONNECTION_LIMIT = 61_440n;
 
-/** Programs of a pod but connect4, in the order in which they are attached: all that a rewritten connection needs. */
+/** Programs of a pod that do not rewrite, in the order in which they are attached: all that a rewritten connection needs. */
 const SUPPORTING_PROGRAMS: readonly (readonly [string, AttachType])[] = [
   [DATAPATH_PROGRAMS.create, ATTACH_TYPE.cgroupInetSockCreate],
   [DATAPATH_PROGRAMS.sockops, ATTACH_TYPE.cgroupSockOps],
   [DATAPATH_PROGRAMS.getsockopt, ATTACH_TYPE.cgroupGetsockopt],
   [DATAPATH_PROGRAMS.getpeername, ATTACH_TYPE.cgroupInet4Getpeername],
+  [DATAPATH_PROGRAMS.getpeername6, ATTACH_TYPE.cgroupInet6Getpeername],
 ];
-const CONNECT_PROGRAM = [DATAPATH_PROGRAMS.connect, ATTACH_TYPE.cgroupInet4Connect] as const;
+/** Programs of a pod that rewrite. */
+const CONNECT_PROGRAMS: readonly (readonly [string, AttachType])[] = [
+  [DATAPATH_PROGRAMS.connect, ATTACH_TYPE.cgroupInet4Connect],
+  [DATAPATH_PROGRAMS.connect6, ATTACH_TYPE.cgroupInet6Connect],
+];
 
 export interface DatapathOptions {
   readonly libbpf: Libbpf;
@@ -76,6 +82,9 @@ export class Datapath {
     this.#libbpf = options.libbpf;
     this.#cgroupMount = options.cgroupMount;
     this.#object = object;
+    for (const { map, key, value } of encodeProfileEntries(object.btf, options.profile)) {
+      updateElement(options.libbpf, object.mapFd(map), key, value);
+    }
     // Sockets take the program over as they come into the sockhash: it has to be there first.
     this.#messageLinkFd = attachMessages(options.libbpf, object);
     this.#events = readRingBuffer(options.libbpf, object.mapFd('events'), (records) => {
@@ -120,7 +129,9 @@ export class Datapath {
         this.#describePod(pod);
       }
       for (const pod of added) {
-        this.#attachProgram(pod, ...CONNECT_PROGRAM);
+        for (const [program, attachType] of CONNECT_PROGRAMS) {
+          this.#attachProgram(pod, program, attachType);
+        }
       }
     } catch (error) {
       added.forEach((pod) => {
@@ -210,9 +221,9 @@ export class Datapath {
   #describePod({ enrolment, cgroupId }: AttachedPod): void {
     const { btf } = this.#object;
     for (const address of enrolment.addresses) {
-      updateElement(this.#libbpf, this.#object.mapFd('pod_addresses'), mappedAddressBytes(address), encodePodOwner(btf, cgroupId));
+      updateElement(this.#libbpf, this.#object.mapFd('pod_addresses'), mappedAddressBytes(address), encodePodOwner(btf, cgroupId, address, enrolment.addresses));
     }
-    replaceElement(this.#libbpf, this.#object.mapFd('pods'), podKey(cgroupId), encodePod(btf, cgroupId, enrolment.addresses.find(isIpv4)));
+    replaceElement(this.#libbpf, this.#object.mapFd('pods'), podKey(cgroupId), encodePod(btf, cgroupId, enrolment.addresses.find(isIpv4), enrolment.addresses.find((address) => !isIpv4(address))));
   }
 
   #withdraw({ enrolment, cgroupId }: AttachedPod): void {
@@ -301,7 +312,7 @@ function podKey(cgroupId: bigint): Uint8Array {
 }
 
 function closeLinks({ linkFds }: AttachedPod): void {
-  // connect4, which was attached last, goes first.
+  // What rewrites, which was attached last, goes first.
   for (const fd of linkFds.splice(0).reverse()) {
     closeSync(fd);
   }

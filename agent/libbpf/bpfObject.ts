@@ -13,8 +13,10 @@ export const ATTACH_TYPE = {
   cgroupSockOps: 3,
   skMsgVerdict: 7,
   cgroupInet4Connect: 10,
+  cgroupInet6Connect: 11,
   cgroupGetsockopt: 21,
   cgroupInet4Getpeername: 29,
+  cgroupInet6Getpeername: 30,
 } as const;
 export type AttachType = (typeof ATTACH_TYPE)[keyof typeof ATTACH_TYPE];
 

@@ -1,8 +1,9 @@
-import type { CgroupPath, Endpoint, IpAddress, LinkId, MapId, NamespaceId, PortNumber, ProgramId, Uint64Text } from './scalars.ts';
+import type { CgroupPath, Endpoint, IpAddress, IpPrefix, LinkId, MapId, NamespaceId, PortNumber, ProgramId, Uint64Text } from './scalars.ts';
 
 /**
- * What a mesh looks like on a node: where its sidecar listens, who it runs as, and what it leaves alone.
- * Profiles are data; the programs read them at load time.
+ * What a mesh looks like on a node: where its sidecar listens, who it runs as, and what it leaves alone. Profiles are
+ * data, which the programs read. Where a list of what is included is empty, everything is; what is excluded is left
+ * alone whatever includes it; of included ports and included ranges, one is enough.
  */
 export interface MeshProfile {
   readonly name: string;
@@ -10,30 +11,126 @@ export interface MeshProfile {
   readonly outboundPort: PortNumber;
   /** Where connections that come into the pod are sent. */
   readonly inboundPort: PortNumber;
+  /** Where its sidecar answers DNS on loopback; null where it does not. */
+  readonly dnsPort: PortNumber | null;
+  /** Who the sidecar runs as. */
   readonly proxyUid: number;
   readonly proxyGid: number;
+  /** More users whose connections are not sent to the sidecar. */
+  readonly passedUids: readonly number[];
+  /** Groups whose connections are not sent to the sidecar. */
+  readonly passedGids: readonly number[];
   /** Source address of the sidecar when it connects on to its own application; null where the mesh has none. */
   readonly passthroughSource: IpAddress | null;
+  /** The same over IPv6. */
+  readonly passthroughSourceV6: IpAddress | null;
+  /** Whether a connection of the sidecar to an address of its own pod is sent to the inbound port. */
+  readonly redirectsOwnPod: boolean;
+  /** Destination ports of such connections that are left alone. */
+  readonly excludedOwnPorts: readonly PortNumber[];
   /** Destination ports that are never redirected on the way in. */
   readonly excludedInboundPorts: readonly PortNumber[];
   /** Destination ports that are never redirected on the way out. */
   readonly excludedOutboundPorts: readonly PortNumber[];
+  /** Destination ports that are redirected on the way in. */
+  readonly includedInboundPorts: readonly PortNumber[];
+  /** Destination ports that are redirected on the way out. */
+  readonly includedOutboundPorts: readonly PortNumber[];
+  /** Sources whose connections are never redirected on the way in. */
+  readonly excludedInboundRanges: readonly IpPrefix[];
+  readonly includedInboundRanges: readonly IpPrefix[];
+  /** Destinations that are never redirected on the way out. */
+  readonly excludedOutboundRanges: readonly IpPrefix[];
+  readonly includedOutboundRanges: readonly IpPrefix[];
+  /** Whether the rule for excluded destinations comes before those for the sidecar's own connections. */
+  readonly excludesRangesFirst: boolean;
 }
+
+/** Parts of a profile that are other than in the profile of its name. */
+export type ProfileOverrides = Partial<MeshProfile>;
+
+const NO_LISTS = {
+  passedUids: [],
+  passedGids: [],
+  excludedOwnPorts: [],
+  excludedInboundPorts: [],
+  excludedOutboundPorts: [],
+  includedInboundPorts: [],
+  includedOutboundPorts: [],
+  excludedInboundRanges: [],
+  includedInboundRanges: [],
+  excludedOutboundRanges: [],
+  includedOutboundRanges: [],
+} as const;
 
 /** Istio's sidecar with its default ports (tools/istio-iptables/pkg/constants). */
 export const ISTIO_PROFILE: MeshProfile = {
+  ...NO_LISTS,
   name: 'istio',
   outboundPort: 15_001 as PortNumber,
   inboundPort: 15_006 as PortNumber,
+  dnsPort: 15_053 as PortNumber,
   proxyUid: 1337,
   proxyGid: 1337,
+  passedGids: [1337],
   passthroughSource: '127.0.0.6' as IpAddress,
+  passthroughSourceV6: '::6' as IpAddress,
+  redirectsOwnPod: true,
+  excludedOwnPorts: [15_008] as PortNumber[],
   excludedInboundPorts: [15_008, 15_020, 15_021, 15_090] as PortNumber[],
-  excludedOutboundPorts: [],
+  excludesRangesFirst: false,
 };
 
-/** The profiles that can be named; more meshes are more data. */
-export const MESH_PROFILES: readonly MeshProfile[] = [ISTIO_PROFILE];
+/** Linkerd's proxy with the defaults of its charts (linkerd2-proxy-init, pkg/iptables). It has no address of its own to connect on from. */
+export const LINKERD_PROFILE: MeshProfile = {
+  ...NO_LISTS,
+  name: 'linkerd',
+  outboundPort: 4_140 as PortNumber,
+  inboundPort: 4_143 as PortNumber,
+  dnsPort: null,
+  proxyUid: 2102,
+  proxyGid: 2102,
+  passthroughSource: null,
+  passthroughSourceV6: null,
+  redirectsOwnPod: false,
+  excludedInboundPorts: [4_190, 4_191, 4_567, 4_568] as PortNumber[],
+  excludedOutboundPorts: [4_567, 4_568] as PortNumber[],
+  excludesRangesFirst: false,
+};
+
+/** Kuma's sidecar with its default ports (kumactl install transparent-proxy). */
+export const KUMA_PROFILE: MeshProfile = {
+  ...NO_LISTS,
+  name: 'kuma',
+  outboundPort: 15_001 as PortNumber,
+  inboundPort: 15_006 as PortNumber,
+  dnsPort: 15_053 as PortNumber,
+  proxyUid: 5678,
+  proxyGid: 5678,
+  passthroughSource: '127.0.0.6' as IpAddress,
+  passthroughSourceV6: '::6' as IpAddress,
+  redirectsOwnPod: true,
+  excludesRangesFirst: true,
+};
+
+/** Open Service Mesh's sidecar (pkg/injector/iptables.go of osm, which is archived). */
+export const OSM_PROFILE: MeshProfile = {
+  ...NO_LISTS,
+  name: 'osm',
+  outboundPort: 15_001 as PortNumber,
+  inboundPort: 15_003 as PortNumber,
+  dnsPort: null,
+  proxyUid: 1500,
+  proxyGid: 1500,
+  passthroughSource: null,
+  passthroughSourceV6: null,
+  redirectsOwnPod: true,
+  excludedInboundPorts: [15_010, 15_901, 15_902, 15_903, 15_904] as PortNumber[],
+  excludesRangesFirst: true,
+};
+
+/** The profiles that can be named. */
+export const MESH_PROFILES: readonly MeshProfile[] = [ISTIO_PROFILE, LINKERD_PROFILE, KUMA_PROFILE, OSM_PROFILE];
 
 /** A pod to accelerate: its cgroup and every address that its network namespace owns. */
 export interface PodEnrolment {
@@ -45,6 +142,8 @@ export interface AccelerationRequest {
   /** The name of a profile of MESH_PROFILES. */
   readonly profile: string;
   readonly pods: readonly PodEnrolment[];
+  /** What is other than in that profile. With a `name` of its own it is another profile, which is on beside it. */
+  readonly overrides?: ProfileOverrides;
 }
 
 /** Acceleration as it is on for some pods of a node. One set of programs and maps serves all pods of one profile. */
@@ -68,7 +167,7 @@ export interface TurnOffReport {
 }
 
 /** The programs that decide. The numbers are those of `enum decision_hook` in bpf/meshpath.h. */
-export const DECISION_HOOKS = ['connect4', 'sockops', 'sk_msg', 'getsockopt', 'getpeername4'] as const;
+export const DECISION_HOOKS = ['connect4', 'sockops', 'sk_msg', 'getsockopt', 'getpeername4', 'connect6', 'getpeername6'] as const;
 export type DecisionHook = (typeof DECISION_HOOKS)[number];
 
 /**
@@ -82,6 +181,9 @@ export const DECISION_REASONS = [
   'passed_loopback', // connect4: to 127.0.0.0/8
   'passed_own_address', // connect4: an application connects to its own pod
   'passed_excluded_port', // connect4: the profile leaves this port alone
+  'passed_excluded_range', // connect4: the profile leaves this range of addresses alone
+  'passed_not_included', // connect4: the profile takes other ports or ranges only
+  'passed_link_local', // connect6: to a link-local address, whose source would be one too
   'passed_peer_not_enrolled', // connect4: a sidecar connects to an address of no enrolled pod
   'passed_not_configured', // connect4: the pod's addresses are not known (yet)
   'passed_bind_failed', // connect4: the source address could not be set

@@ -3,9 +3,9 @@ import type { DecisionCounters, DecisionEvent, DecisionReason, MeshProfile } fro
 import { resolveType, sizeOfType } from './btf.ts';
 import type { Btf, BtfType } from './btf.ts';
 import { MeshpathError } from './errors.ts';
-import { formatIpAddress, mappedAddressBytes, toIpAddress } from './ipAddress.ts';
+import { formatIpAddress, isIpv4, mappedAddressBytes, splitIpPrefix, toIpAddress } from './ipAddress.ts';
 import { toPortNumber, toUint64Text } from './scalars.ts';
-import type { Endpoint, IpAddress, Uint64Text } from './scalars.ts';
+import type { Endpoint, IpAddress, IpPrefix, Uint64Text } from './scalars.ts';
 
 /**
  * The structures of bpf/meshpath.h, read and written by the BTF of the object itself, so that no second description of
@@ -26,11 +26,19 @@ export interface DatapathSettings {
 export const DATAPATH_PROGRAMS = {
   create: 'meshpath_sock_create',
   connect: 'meshpath_connect4',
+  connect6: 'meshpath_connect6',
   sockops: 'meshpath_sockops',
   message: 'meshpath_sk_msg',
   getsockopt: 'meshpath_getsockopt',
   getpeername: 'meshpath_getpeername4',
+  getpeername6: 'meshpath_getpeername6',
 } as const;
+
+/** The numbers of enum port_list and enum range_list in bpf/meshpath.h, in the order of their bits or values. */
+const PORT_LISTS = ['excludedOutboundPorts', 'excludedInboundPorts', 'excludedOwnPorts', 'includedOutboundPorts', 'includedInboundPorts'] as const;
+const RANGE_LISTS = ['excludedOutboundRanges', 'includedOutboundRanges', 'excludedInboundRanges', 'includedInboundRanges'] as const;
+const OWNER_KIND = { uid: 0, gid: 1 } as const;
+const OWNER = { sidecar: 1, passed: 2 } as const;
 
 const UID_UNKNOWN = 0xffff_ffff;
 /** What events say where an address is not known. */
@@ -45,22 +53,11 @@ type FieldValue = bigint | Uint8Array | readonly bigint[];
 
 /**
  * Gives `.rodata` with the settings in its variable `profile`. `initial` is the section as the object has it.
- * Throws PROFILE_INVALID where the profile has more excluded ports than the programs take, BPF_OBJECT_INVALID where the object is another.
+ * Throws BPF_OBJECT_INVALID where the object is another.
  */
 export function encodeSettings(btf: Btf, initial: Uint8Array, settings: DatapathSettings): Uint8Array {
   const { profile } = settings;
   const structure = layoutOf(btf, 'mesh_profile');
-  for (const [field, ports] of [['excluded_inbound_ports', profile.excludedInboundPorts], ['excluded_outbound_ports', profile.excludedOutboundPorts]] as const) {
-    const { size, elementSize } = fieldOf(structure, field);
-    if (ports.length * elementSize > size) {
-      throw new MeshpathError({
-        code: 'PROFILE_INVALID',
-        message: `The mesh profile ${profile.name} cannot be used.`,
-        reason: `It excludes ${ports.length} ports in one direction; the programs take ${size / elementSize}.`,
-        remedy: 'Exclude fewer ports, or leave the pod to iptables.',
-      });
-    }
-  }
   const start = offsetOfVariable(btf, '.rodata', 'profile');
   if (start + structure.size > initial.length) {
     throw otherObject(`its read-only data has ${initial.length} bytes, and the profile ends at ${start + structure.size}`);
@@ -69,14 +66,16 @@ export function encodeSettings(btf: Btf, initial: Uint8Array, settings: Datapath
   writeFields(structure, bytes.subarray(start), {
     unread_limit: settings.unreadLimit,
     connection_limit: settings.connectionLimit,
-    passthrough_source: profile.passthroughSource === null ? new Uint8Array(16) : mappedAddressBytes(profile.passthroughSource),
-    proxy_uid: BigInt(profile.proxyUid),
-    proxy_gid: BigInt(profile.proxyGid),
+    passthrough_source: addressOrNone(profile.passthroughSource),
+    passthrough_source6: addressOrNone(profile.passthroughSourceV6),
     outbound_port: BigInt(profile.outboundPort),
     inbound_port: BigInt(profile.inboundPort),
-    excluded_inbound_ports: profile.excludedInboundPorts.map(BigInt),
-    excluded_outbound_ports: profile.excludedOutboundPorts.map(BigInt),
-    has_netns_cookie: settings.hasNetnsCookie ? 1n : 0n,
+    has_netns_cookie: toBit(settings.hasNetnsCookie),
+    redirects_own: toBit(profile.redirectsOwnPod),
+    has_ranges_first: toBit(profile.excludesRangesFirst),
+    has_ranges: toBit(RANGE_LISTS.some((list) => profile[list].length > 0)),
+    has_included_outbound: toBit(profile.includedOutboundPorts.length + profile.includedOutboundRanges.length > 0),
+    has_included_inbound: toBit(profile.includedInboundPorts.length + profile.includedInboundRanges.length > 0),
   });
   return bytes;
 }
@@ -87,9 +86,74 @@ export function isDatapathBtf(btf: Btf): boolean {
   return STRUCTURES.every((name) => isKind(name, 'struct')) && MAP_NAMES.every((name) => isKind(name, 'variable'));
 }
 
-/** Gives a value of the map `pods`: `source` is what its connections come from, its first IPv4 address where it has one. */
-export function encodePod(btf: Btf, cgroupId: bigint, source: IpAddress | undefined): Uint8Array {
-  return encodeStruct(btf, 'pod', { cgroup_id: cgroupId, ...(source === undefined ? {} : { source: mappedAddressBytes(source) }) });
+/** An entry of a map of the object. */
+export interface ProfileEntry {
+  readonly map: 'owners' | 'ports' | 'ranges';
+  readonly key: Uint8Array;
+  readonly value: Uint8Array;
+}
+
+/** Gives the entries of the maps that hold the lists of a profile; they have to be there before anything is attached. */
+export function encodeProfileEntries(btf: Btf, profile: MeshProfile): readonly ProfileEntry[] {
+  const owner = (kind: number, id: number, value: number): ProfileEntry => ({
+    map: 'owners',
+    key: encodeStruct(btf, 'owner_key', { kind: BigInt(kind), id: BigInt(id) }),
+    value: encodeWord(value),
+  });
+  const portLists = new Map<number, number>();
+  PORT_LISTS.forEach((list, index) => {
+    for (const port of profile[list]) {
+      portLists.set(port, (portLists.get(port) ?? 0) | (1 << index));
+    }
+  });
+  return [
+    // The sidecar last: its own entry counts where it is in a list too.
+    ...profile.passedUids.map((uid) => owner(OWNER_KIND.uid, uid, OWNER.passed)),
+    ...profile.passedGids.map((gid) => owner(OWNER_KIND.gid, gid, OWNER.passed)),
+    owner(OWNER_KIND.uid, profile.proxyUid, OWNER.sidecar),
+    ...[...portLists].map(([port, lists]): ProfileEntry => ({ map: 'ports', key: encodeWord(port), value: encodeWord(lists) })),
+    ...RANGE_LISTS.flatMap((list, index) =>
+      profile[list].map((range): ProfileEntry => ({ map: 'ranges', key: encodeRange(btf, index, range), value: encodeWord(1) })),
+    ),
+  ];
+}
+
+/** An IPv4 range is one of mapped addresses: 96 bits more. In front of the address are 32 bits that always count. */
+function encodeRange(btf: Btf, list: number, range: IpPrefix): Uint8Array {
+  const { address, bits } = splitIpPrefix(range);
+  const isOfIpv4 = isIpv4(address);
+  return encodeStruct(btf, 'range_key', {
+    prefix_bits: BigInt(32 + bits + (isOfIpv4 ? 96 : 0)),
+    list: BigInt(list),
+    is_ipv4: toBit(isOfIpv4),
+    address: mappedAddressBytes(address),
+  });
+}
+
+function encodeWord(value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  new DataView(bytes.buffer).setUint32(0, value, true);
+  return bytes;
+}
+
+function addressOrNone(address: IpAddress | null): Uint8Array {
+  return address === null ? new Uint8Array(16) : mappedAddressBytes(address);
+}
+
+function toBit(value: boolean): bigint {
+  return value ? 1n : 0n;
+}
+
+/**
+ * Gives a value of the map `pods`: `source` is what its connections come from, its first IPv4 address where it has one,
+ * and `source6` its first IPv6 address.
+ */
+export function encodePod(btf: Btf, cgroupId: bigint, source: IpAddress | undefined, source6?: IpAddress): Uint8Array {
+  return encodeStruct(btf, 'pod', {
+    cgroup_id: cgroupId,
+    ...(source === undefined ? {} : { source: mappedAddressBytes(source) }),
+    ...(source6 === undefined ? {} : { source6: mappedAddressBytes(source6) }),
+  });
 }
 
 /** Gives a value of the map `pods` that says that the pod is not known (any more): nothing of it is rewritten. */
@@ -97,9 +161,13 @@ export function encodeNoPod(btf: Btf): Uint8Array {
   return encodeStruct(btf, 'pod', {});
 }
 
-/** Gives a value of the map `pod_addresses`. */
-export function encodePodOwner(btf: Btf, cgroupId: bigint): Uint8Array {
-  return encodeStruct(btf, 'pod_owner', { cgroup_id: cgroupId });
+/**
+ * Gives the value of the map `pod_addresses` for one of the addresses of a pod. REDIRECT sends what comes into a pod to the
+ * first address of its device, of the same family (nf_nat_redirect_ipv4, nf_nat_redirect_ipv6).
+ */
+export function encodePodOwner(btf: Btf, cgroupId: bigint, address: IpAddress, addresses: readonly IpAddress[]): Uint8Array {
+  const first = addresses.find((candidate) => isIpv4(candidate) === isIpv4(address)) ?? address;
+  return encodeStruct(btf, 'pod_owner', { cgroup_id: cgroupId, inbound: mappedAddressBytes(first) });
 }
 
 /** Gives the value of the map `control` with the switch in this position; `current` is the value that it has. */

@@ -1,4 +1,4 @@
-import type { IpAddress } from './scalars.ts';
+import type { IpAddress, IpPrefix } from './scalars.ts';
 
 const IPV4_BYTES = 4;
 const IPV6_BYTES = 16;
@@ -19,6 +19,38 @@ export function toIpAddress(text: string): IpAddress {
     throw new RangeError(`'${text.slice(0, 60)}' is not an IP address`);
   }
   return address;
+}
+
+/**
+ * Reads a range of addresses (RFC 4632, RFC 4291 2.3) and gives its canonical form, with the bits behind the prefix
+ * cleared as iptables clears them; an address alone is a range of one. Gives undefined where the text is not a range.
+ */
+export function parseIpPrefix(text: string): IpPrefix | undefined {
+  const slash = text.indexOf('/');
+  const length = slash === -1 ? undefined : text.slice(slash + 1);
+  const address = parseIpAddress(slash === -1 ? text : text.slice(0, slash));
+  if (address === undefined || (length !== undefined && !/^(0|[1-9]\d{0,2})$/.test(length))) {
+    return undefined;
+  }
+  const bytes = ipAddressBytes(address);
+  const bits = length === undefined ? bytes.length * 8 : Number(length);
+  if (bits > bytes.length * 8) {
+    return undefined;
+  }
+  const network = bytes.map((byte, index) => byte & ~(0xff >> Math.min(Math.max(bits - index * 8, 0), 8)));
+  return `${formatIpAddress(network)}/${bits}` as IpPrefix;
+}
+
+/** Gives the address of a range and how many bits its prefix has. */
+export function splitIpPrefix(prefix: IpPrefix): { readonly address: IpAddress; readonly bits: number } {
+  const slash = prefix.indexOf('/');
+  return { address: toIpAddress(prefix.slice(0, slash)), bits: Number(prefix.slice(slash + 1)) };
+}
+
+/** Says whether every address of the range `inner` is in the range `outer`; ranges of IPv4 and of IPv6 have none in common. */
+export function isWithin(inner: IpPrefix, outer: IpPrefix): boolean {
+  const [small, large] = [splitIpPrefix(inner), splitIpPrefix(outer)];
+  return isIpv4(small.address) === isIpv4(large.address) && small.bits >= large.bits && parseIpPrefix(`${small.address}/${large.bits}`) === outer;
 }
 
 /** Gives the bytes of an address in network order: 4 for IPv4, 16 for IPv6. */

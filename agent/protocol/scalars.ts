@@ -8,6 +8,8 @@ type Branded<Value, Name extends string> = Value & { readonly [brand]: Name };
 
 /** An IPv4 address in dotted form or an IPv6 address in RFC 5952 form; IPv4-mapped addresses are written as IPv4. */
 export type IpAddress = Branded<string, 'IpAddress'>;
+/** A range of addresses, `10.96.0.0/12` or `fd00::/8`: an IpAddress with nothing behind its prefix. */
+export type IpPrefix = Branded<string, 'IpPrefix'>;
 /** A TCP or UDP port, host order, 0 to 65535. */
 export type PortNumber = Branded<number, 'PortNumber'>;
 /** An unsigned 64-bit number as decimal text: JSON numbers lose bits above 2^53. */

@@ -7,6 +7,7 @@ import {
   encodeConnectionSwitchedOff,
   encodePod,
   encodePodOwner,
+  encodeProfileEntries,
   encodeSettings,
   encodeSwitch,
   sumCounters,
@@ -61,6 +62,9 @@ export class Datapath {
     this.btf = btf;
     this.#kernel = kernel;
     this.loaded = loadObject(object, { cpus, contents: new Map([['.rodata', settings]]) });
+    for (const { map, key, value } of encodeProfileEntries(btf, profile)) {
+      this.#map(map, map === 'ranges' ? 'lpm_trie' : 'hash').update(key, value, 0n);
+    }
     this.#messageAttachment = {
       loaded: this.loaded,
       program: programNamed(this.loaded, DATAPATH_PROGRAMS.message),
@@ -81,14 +85,11 @@ export class Datapath {
   /** Attaches the programs to a pod's cgroup and writes down its addresses. */
   enrol(pod: EnrolledPod): void {
     const storage = this.#map('pods', 'cgroup_storage');
-    const source = pod.addresses.find(isIpv4);
     storage.attach(pod.cgroupId);
-    if (source !== undefined) {
-      storage.find(pod.cgroupId)?.set(encodePod(this.btf, pod.cgroupId, source));
-    }
+    storage.find(pod.cgroupId)?.set(encodePod(this.btf, pod.cgroupId, pod.addresses.find(isIpv4), pod.addresses.find((address) => !isIpv4(address))));
     const addresses = this.#map('pod_addresses', 'hash');
     for (const address of pod.addresses) {
-      addresses.update(mappedAddressBytes(address), encodePodOwner(this.btf, pod.cgroupId), 0n);
+      addresses.update(mappedAddressBytes(address), encodePodOwner(this.btf, pod.cgroupId, address, pod.addresses), 0n);
     }
     const programs = this.loaded.object.programs.filter((program) => program.attachType?.startsWith('cgroup_') === true);
     const attachments = programs.map(

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { ISTIO_PROFILE } from '../../agent/protocol/acceleration.ts';
 import type { DecisionEvent } from '../../agent/protocol/acceleration.ts';
-import { decodeDecisionEvent, encodePod, encodePodOwner, encodeSettings } from '../../agent/protocol/datapath.ts';
+import { decodeDecisionEvent, encodePod, encodePodOwner, encodeProfileEntries, encodeSettings } from '../../agent/protocol/datapath.ts';
 import { mappedAddressBytes, toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import { toPortNumber } from '../../agent/protocol/scalars.ts';
 import type { CgroupPath, Endpoint, NamespaceId } from '../../agent/protocol/scalars.ts';
@@ -35,6 +35,11 @@ function accelerate(): Bench {
   assert.ok(rodata);
   const settings = { profile: ISTIO_PROFILE, unreadLimit: 1_000_000n, connectionLimit: 1_000n, hasNetnsCookie: true };
   const loaded = loadObject(object, { cpus: 2, contents: new Map([['.rodata', encodeSettings(btf, rodata, settings)]]) });
+  for (const { map: name, key, value } of encodeProfileEntries(btf, ISTIO_PROFILE)) {
+    const map = mapNamed(loaded, name);
+    assert.ok(map.kind === 'hash');
+    map.update(key, value, 0n);
+  }
   let now = 1_000n;
   const pods = [POD_A, POD_B];
   const kernel = new SocketKernel({
@@ -52,7 +57,7 @@ function accelerate(): Bench {
   for (const pod of pods) {
     storage.attach(pod.id);
     storage.find(pod.id)?.set(encodePod(btf, pod.id, pod.address));
-    assert.equal(addresses.update(mappedAddressBytes(pod.address), encodePodOwner(btf, pod.id), 0n), 0);
+    assert.equal(addresses.update(mappedAddressBytes(pod.address), encodePodOwner(btf, pod.id, pod.address, [pod.address]), 0n), 0);
     for (const name of ['meshpath_connect4', 'meshpath_sockops', 'meshpath_getsockopt', 'meshpath_getpeername4']) {
       kernel.attach({ loaded, program: programNamed(loaded, name), target: { kind: 'cgroup', path: pod.cgroup, id: pod.id } });
     }

@@ -10,14 +10,12 @@ import { afterEach, beforeEach, suite, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { createAccelerator } from '../../agent/accelerate/accelerator.ts';
-import type { Accelerator } from '../../agent/accelerate/accelerator.ts';
 import { findCgroup2Mount } from '../../agent/kernel/cgroup2Mount.ts';
 import { createKernelObjectReader } from '../../agent/kernel/kernelObjectReader.ts';
 import { ATTACH_TYPE, loadBpfObject } from '../../agent/libbpf/bpfObject.ts';
 import { openLibbpf } from '../../agent/libbpf/library.ts';
 import { ISTIO_PROFILE } from '../../agent/protocol/acceleration.ts';
-import type { AccelerationInfo, DecisionEvent, PodEnrolment, TurnOffReport } from '../../agent/protocol/acceleration.ts';
+import type { AccelerationInfo, DecisionEvent, PodEnrolment } from '../../agent/protocol/acceleration.ts';
 import { DATAPATH_PROGRAMS, encodeSettings } from '../../agent/protocol/datapath.ts';
 import { MeshpathError } from '../../agent/protocol/errors.ts';
 import type { ErrorCode } from '../../agent/protocol/errors.ts';
@@ -26,56 +24,21 @@ import type { CgroupPath, Endpoint } from '../../agent/protocol/scalars.ts';
 import { prebuiltObject } from '../../scripts/compileBpf.mjs';
 import { createLab } from '../lab/lab.ts';
 import type { Lab } from '../lab/lab.ts';
-import type { LabConnection } from '../lab/client.ts';
 import { waitForNothingLeft } from '../lab/leftovers.ts';
 import { SIDECAR_IDENTITY } from '../lab/pod.ts';
 import type { LabPod, PlaceOptions } from '../lab/pod.ts';
-import type { ProxiedConnection } from '../lab/programs/reports.ts';
 import { missingForKernel } from '../requirements.ts';
+import { CONTEXT, Conversation, count, KIBIBYTE, observe, sightOf, turnOff, turnOn } from './datapathConversation.ts';
+import type { Observed } from './datapathConversation.ts';
 import type { RawClientParams } from './datapathRawClient.ts';
 
 const RAW_CLIENT = fileURLToPath(new URL('datapathRawClient.ts', import.meta.url));
 const AGENT = fileURLToPath(new URL('datapathAgent.ts', import.meta.url));
-const CONTEXT = { signal: new AbortController().signal };
-const KIBIBYTE = 1024;
 /** Every program but sk_msg, which is attached once. */
 const LINKS_OF_POD = Object.keys(DATAPATH_PROGRAMS).length - 1;
 const ROOT_IDENTITY = { uid: 0, gid: 0 };
 
 const run = promisify(execFile);
-
-/** An accelerator with the events that it told of. */
-interface Observed {
-  readonly accelerator: Accelerator;
-  readonly events: DecisionEvent[];
-}
-
-function observe(options: { readonly unreadLimit?: bigint } = {}): Observed {
-  const events: DecisionEvent[] = [];
-  const accelerator = createAccelerator({
-    object: readFileSync(prebuiltObject),
-    notify: (name, value) => {
-      if (name === 'decisions' && 'events' in value) {
-        events.push(...value.events);
-      }
-    },
-    ...options,
-  });
-  return { accelerator, events };
-}
-
-async function turnOn({ accelerator }: Observed, ...pods: readonly LabPod[]): Promise<AccelerationInfo> {
-  return accelerator.turnAccelerationOn({ profile: 'istio', pods: pods.map(({ enrolment }) => enrolment) }, CONTEXT);
-}
-
-async function turnOff({ accelerator }: Observed, cgroups: readonly CgroupPath[] | null = null): Promise<TurnOffReport> {
-  return accelerator.turnAccelerationOff({ cgroups }, CONTEXT);
-}
-
-async function count({ accelerator }: Observed): Promise<Record<string, number>> {
-  const counters = await accelerator.countDecisions({ profile: 'istio' }, CONTEXT);
-  return Object.fromEntries(Object.entries(counters).map(([reason, value]) => [reason, Number(value)]));
-}
 
 function failsWith(code: ErrorCode, ...parts: readonly string[]): (error: unknown) => boolean {
   return (error) => {
@@ -134,86 +97,6 @@ async function startRawClient(pod: LabPod, params: RawClientParams, options: Pla
     }, reject);
   });
   return { waiting: Promise.race([waiting, answers.then(() => undefined)]), answers };
-}
-
-/** What both sides of the legs of one connection saw, without ports that the kernel chose. */
-interface Sight {
-  readonly clientAddress: string;
-  readonly clientPeer: Endpoint;
-  readonly outbound: unknown;
-  readonly inbound: unknown;
-  readonly serverPeer: string;
-  readonly serverLocal: Endpoint;
-}
-
-/** A conversation from pod 0 to a server in pod 1 through both sidecars. */
-class Conversation {
-  readonly lab: Lab;
-  readonly parts: Awaited<ReturnType<typeof startParts>>;
-
-  private constructor(lab: Lab, parts: Awaited<ReturnType<typeof startParts>>) {
-    this.lab = lab;
-    this.parts = parts;
-  }
-
-  static async start(lab: Lab, serverAddress?: string): Promise<Conversation> {
-    return new Conversation(lab, await startParts(lab, serverAddress));
-  }
-
-  get destination(): { readonly address: string; readonly port: number } {
-    return { address: this.lab.pod(1).address, port: this.parts.server.port };
-  }
-
-  async connect(seed?: number): Promise<LabConnection> {
-    return this.parts.client.connect({ ...this.destination, ...(seed === undefined ? {} : { seed }) });
-  }
-
-  /** Opens a connection, uses it, closes it and tells what everybody saw of it. */
-  async look(): Promise<Sight> {
-    const { outbound, inbound, server } = this.parts;
-    const seen = [outbound.accepted.all.length, inbound.accepted.all.length, server.accepted.all.length, server.ended.all.length] as const;
-    const connection = await this.connect();
-    const received = await connection.exchange(64 * KIBIBYTE);
-    assert.ok(received.exact && received.bytes === 64 * KIBIBYTE);
-    const { local, peer } = await connection.describe();
-    await connection.close();
-    await server.ended.waitForCount(seen[3] + 1);
-    const accepted = server.accepted.all[seen[2]];
-    assert.ok(accepted !== undefined);
-    return {
-      clientAddress: local.address,
-      clientPeer: peer,
-      outbound: sightOf(outbound.accepted.all.slice(seen[0])),
-      inbound: sightOf(inbound.accepted.all.slice(seen[1])),
-      serverPeer: accepted.peer.address,
-      serverLocal: accepted.local,
-    };
-  }
-}
-
-async function startParts(lab: Lab, serverAddress?: string): Promise<{
-  readonly client: Awaited<ReturnType<LabPod['startClient']>>;
-  readonly server: Awaited<ReturnType<LabPod['startServer']>>;
-  readonly outbound: Awaited<ReturnType<LabPod['startProxy']>>;
-  readonly inbound: Awaited<ReturnType<LabPod['startProxy']>>;
-}> {
-  const [client, server, outbound, inbound] = await Promise.all([
-    lab.pod(0).startClient(),
-    lab.pod(1).startServer(serverAddress === undefined ? {} : { address: serverAddress }),
-    lab.pod(0).startProxy(),
-    lab.pod(1).startProxy(),
-  ]);
-  return { client, server, outbound, inbound };
-}
-
-function sightOf(connections: readonly ProxiedConnection[]): unknown {
-  return connections.map(({ listener, peer, local, originalDestination, originalDestinationError }) => ({
-    listener,
-    peer: peer.address,
-    local,
-    originalDestination,
-    originalDestinationError,
-  }));
 }
 
 suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () => {

@@ -46,6 +46,7 @@ export interface ProxyOptions extends PlaceOptions {
   readonly outboundPort?: number;
   readonly inboundPort?: number;
   readonly passthroughSource?: string;
+  readonly applicationAddress?: string;
 }
 
 /** A running server. */
@@ -148,6 +149,7 @@ export class LabPod {
       outboundPort: options.outboundPort ?? ISTIO_PROFILE.outboundPort,
       inboundPort: options.inboundPort ?? ISTIO_PROFILE.inboundPort,
       passthroughSource: options.passthroughSource ?? ISTIO_PROFILE.passthroughSource ?? '0.0.0.0',
+      applicationAddress: options.applicationAddress ?? null,
     };
     const accepted = new ReportLog<ProxiedConnection>();
     const ended = new ReportLog<EndedProxying>();

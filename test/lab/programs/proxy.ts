@@ -16,7 +16,7 @@ runProgram('envoy', async (params: ProxyParams) => {
     const connection = count++;
     const report = describeConnection(connection, listener, downstream);
     tellEvent('accepted', report);
-    proxy(report, downstream, listener === 'inbound' ? params.passthroughSource : undefined);
+    proxy(report, downstream, listener === 'inbound' ? { localAddress: params.passthroughSource, host: params.applicationAddress } : {});
   };
   await Promise.all([
     listen(params.outboundPort, (socket) => {
@@ -45,7 +45,7 @@ function describeConnection(connection: number, listener: ProxiedConnection['lis
   }
 }
 
-function proxy(report: ProxiedConnection, downstream: Socket, localAddress: string | undefined): void {
+function proxy(report: ProxiedConnection, downstream: Socket, { localAddress, host }: { readonly localAddress?: string; readonly host?: string | null }): void {
   const destination = report.originalDestination;
   if (destination === null || equalEndpoints(destination, report.local)) {
     // To connect on would mean to connect to oneself, for ever.
@@ -55,7 +55,7 @@ function proxy(report: ProxiedConnection, downstream: Socket, localAddress: stri
     return;
   }
   const upstream = connect({
-    host: destination.address,
+    host: host ?? destination.address,
     port: destination.port,
     allowHalfOpen: true,
     noDelay: true,

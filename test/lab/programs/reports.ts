@@ -66,6 +66,8 @@ export interface ProxyParams {
   readonly inboundPort: number;
   /** What inbound connections are made from. */
   readonly passthroughSource: string;
+  /** Where inbound connections go on to, at the port that they were made to; null: where they were made to. */
+  readonly applicationAddress: string | null;
 }
 
 /** A connection that the proxy accepted. */
