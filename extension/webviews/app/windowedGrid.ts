@@ -194,10 +194,9 @@ export function createWindowedGrid(label: string, actions: GridActions, groupTit
       sortBy(cell.column);
     }
     focusCell(cell.row, cell.column);
-  });
-  grid.addEventListener('dblclick', (event) => {
-    const row = shown.rows[cellOf(event)?.row ?? -1];
-    if (row !== undefined) {
+    const row = shown.rows[cell.row];
+    // The first click drew the row anew, so that the browser tells of no double click on it.
+    if (event.detail === 2 && row !== undefined) {
       actions.open?.(row);
     }
   });
