@@ -82,47 +82,47 @@ const CASES: readonly Case[] = [
 
 /** Everybody who can be met, in both pods. */
 class Stage {
-  readonly #lab: Lab;
   readonly #clients: Readonly<Record<string, LabClient>>;
   readonly #servers: readonly LabServer[];
   readonly #proxies: readonly LabProxy[];
 
-  private constructor(lab: Lab, clients: Readonly<Record<string, LabClient>>, servers: readonly LabServer[], proxies: readonly LabProxy[]) {
-    this.#lab = lab;
+  private constructor(clients: Readonly<Record<string, LabClient>>, servers: readonly LabServer[], proxies: readonly LabProxy[]) {
     this.#clients = clients;
     this.#servers = servers;
     this.#proxies = proxies;
   }
 
-  static async start(lab: Lab, profile: MeshProfile, applicationAddress: string | undefined): Promise<Stage> {
+  static async start(lab: Lab, profile: MeshProfile, applicationAddress: string | undefined, listenAddress = '0.0.0.0'): Promise<Stage> {
     const sidecar = { uid: profile.proxyUid, gid: profile.proxyGid };
     const [application, sidecarClient, sidecarGroup, servers, proxies] = await Promise.all([
       lab.pod(0).startClient(),
       lab.pod(0).startClient({ identity: sidecar }),
       lab.pod(0).startClient({ identity: { uid: APPLICATION_IDENTITY.uid, gid: profile.proxyGid } }),
       Promise.all(
-        lab.pods.flatMap((pod) => [PLAIN_PORT, EXCLUDED_OUTBOUND_PORT, EXCLUDED_INBOUND_PORT, HBONE_PORT].map((port) => pod.startServer({ port }))),
+        lab.pods.flatMap((pod) => [PLAIN_PORT, EXCLUDED_OUTBOUND_PORT, EXCLUDED_INBOUND_PORT, HBONE_PORT].map((port) => pod.startServer({ port, address: listenAddress }))),
       ),
       Promise.all(
         lab.pods.map((pod) =>
           pod.startProxy({
             identity: sidecar,
+            listenAddress,
             outboundPort: profile.outboundPort,
             inboundPort: profile.inboundPort,
             passthroughSource: profile.passthroughSource ?? '0.0.0.0',
+            passthroughSourceV6: profile.passthroughSourceV6 ?? '::',
             ...(applicationAddress === undefined ? {} : { applicationAddress }),
           }),
         ),
       ),
     ]);
-    return new Stage(lab, { application, sidecar: sidecarClient, 'group of the sidecar': sidecarGroup }, servers, proxies);
+    return new Stage({ application, sidecar: sidecarClient, 'group of the sidecar': sidecarGroup }, servers, proxies);
   }
 
   /** Connects from every client to every destination; gives by `client → address:port` whom it met, and what they saw. */
-  async visitAll(): Promise<Readonly<Record<string, unknown>>> {
+  async visitAll(addresses: readonly string[]): Promise<Readonly<Record<string, unknown>>> {
     const seen: Record<string, unknown> = {};
     for (const [name, client] of Object.entries(this.#clients)) {
-      for (const address of ['127.0.0.1', '127.0.0.2', this.#lab.pod(0).address, this.#lab.pod(1).address, EXCLUDED_ADDRESS]) {
+      for (const address of addresses) {
         for (const { port } of this.#servers.slice(0, 4)) {
           const visit = `${name} → ${address}:${port}`;
           seen[visit] = await this.#visit(client, address, port).catch((error: unknown) => Promise.reject(new Error(visit, { cause: error })));
@@ -159,15 +159,56 @@ suite('the datapath under the rules of each mesh', { skip: missingForKernel() },
       try {
         await lab.pod(1).run('ip', ['address', 'add', `${EXCLUDED_ADDRESS}/24`, 'dev', 'eth0']);
         const stage = await Stage.start(lab, profile, applicationAddress);
-        const underRules = await stage.visitAll();
+        const addresses = ['127.0.0.1', '127.0.0.2', lab.pod(0).address, lab.pod(1).address, EXCLUDED_ADDRESS];
+        const underRules = await stage.visitAll(addresses);
         const pods = [lab.pod(0).enrolment, { ...lab.pod(1).enrolment, addresses: [lab.pod(1).address, EXCLUDED_ADDRESS] }];
         const info = await accelerator.turnAccelerationOn({ profile: mesh, overrides, pods }, CONTEXT);
         assert.equal(info.profile, profile.name);
-        assert.deepEqual(await stage.visitAll(), underRules);
+        assert.deepEqual(await stage.visitAll(addresses), underRules);
         const counters: Record<string, string> = await accelerator.countDecisions({ profile: profile.name }, CONTEXT);
         const missing = reasons.filter((reason) => counters[reason] === '0');
         assert.deepEqual(missing, [], JSON.stringify(counters));
         assert.equal(counters['passed_bind_failed'], '0');
+      } finally {
+        await accelerator.dispose();
+        await lab.dispose();
+      }
+      await waitForNothingLeft({ labId: lab.id });
+    });
+  }
+});
+
+suite('the datapath over IPv6', { skip: missingForKernel() }, () => {
+  for (const mesh of ['istio', 'linkerd'] as const) {
+    test(`${mesh}: IPv6, IPv4-mapped and dual-stack sockets see what they see under ip6tables and iptables`, async () => {
+      const profile = customizeProfile(mesh, { excludedOutboundRanges: ['fd00:77::100/120' as IpPrefix] });
+      const lab = await createLab({ rules: { text: meshRules(profile, 4) } });
+      const { accelerator, events } = observe();
+      try {
+        const sources = lab.pods.map((_, index) => toIpAddress(`fd00:77::${11 + index}`));
+        await Promise.all(
+          lab.pods.map(async (pod, index) => {
+            await pod.run('ip', ['-6', 'address', 'add', `${sources[index] ?? ''}/64`, 'dev', 'eth0', 'nodad']);
+            await pod.run('ip', ['-6', 'address', 'add', '::6/128', 'dev', 'lo', 'nodad']);
+            await pod.run('ip6tables-restore', [], meshRules(profile, 6));
+          }),
+        );
+        const [own, other] = sources;
+        assert.ok(own !== undefined && other !== undefined);
+        const stage = await Stage.start(lab, profile, undefined, '::');
+        const addresses = ['::1', own, other, `::ffff:${lab.pod(1).address}`, `::ffff:${lab.pod(0).address}`, '::ffff:127.0.0.1', lab.pod(1).address];
+        const underRules = await stage.visitAll(addresses);
+        const pods = lab.pods.map(({ enrolment }, index) => ({ ...enrolment, addresses: [...enrolment.addresses, ...sources.slice(index, index + 1)] }));
+        await accelerator.turnAccelerationOn({ profile: mesh, overrides: { excludedOutboundRanges: profile.excludedOutboundRanges }, pods }, CONTEXT);
+        assert.deepEqual(await stage.visitAll(addresses), underRules);
+        const counters: Record<string, string> = await accelerator.countDecisions({ profile: mesh }, CONTEXT);
+        for (const reason of ['redirected_to_outbound', 'redirected_to_inbound', 'sidecar_to_application', 'passed_loopback', 'passed_own_address', 'answered_peer_name']) {
+          assert.notEqual(counters[reason], '0', `${reason}: ${JSON.stringify(counters)}`);
+        }
+        await accelerator.turnAccelerationOff({ cgroups: null }, CONTEXT);
+        const originals = events.flatMap(({ hook, reason, original }) => (hook === 'connect6' && reason === 'redirected_to_outbound' ? [original?.address] : []));
+        assert.ok(originals.includes(other) && originals.includes(lab.pod(1).address), JSON.stringify(originals));
+        assert.deepEqual([counters['passed_bind_failed'], counters['message_passed_peer_missing']], ['0', '0']);
       } finally {
         await accelerator.dispose();
         await lab.dispose();

@@ -45,7 +45,10 @@ export interface ServerOptions extends PlaceOptions {
 export interface ProxyOptions extends PlaceOptions {
   readonly outboundPort?: number;
   readonly inboundPort?: number;
+  /** All IPv4 addresses where it is left out. */
+  readonly listenAddress?: string;
   readonly passthroughSource?: string;
+  readonly passthroughSourceV6?: string;
   readonly applicationAddress?: string;
 }
 
@@ -149,6 +152,8 @@ export class LabPod {
       outboundPort: options.outboundPort ?? ISTIO_PROFILE.outboundPort,
       inboundPort: options.inboundPort ?? ISTIO_PROFILE.inboundPort,
       passthroughSource: options.passthroughSource ?? ISTIO_PROFILE.passthroughSource ?? '0.0.0.0',
+      passthroughSourceV6: options.passthroughSourceV6 ?? '::',
+      listenAddress: options.listenAddress ?? '0.0.0.0',
       applicationAddress: options.applicationAddress ?? null,
     };
     const accepted = new ReportLog<ProxiedConnection>();

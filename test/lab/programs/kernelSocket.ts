@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net';
 import { getSystemErrorName } from 'node:util';
 import koffi from 'koffi';
-import { formatIpAddress } from '../../../agent/protocol/ipAddress.ts';
+import { formatIpAddress, isIpv4 } from '../../../agent/protocol/ipAddress.ts';
 import { toPortNumber } from '../../../agent/protocol/scalars.ts';
 import type { Endpoint } from '../../../agent/protocol/scalars.ts';
 
@@ -13,7 +13,8 @@ import type { Endpoint } from '../../../agent/protocol/scalars.ts';
 const AF_INET = 2;
 const AF_INET6 = 10;
 const SOL_IP = 0;
-/** include/uapi/linux/netfilter_ipv4.h */
+const SOL_IPV6 = 41;
+/** include/uapi/linux/netfilter_ipv4.h; IP6T_SO_ORIGINAL_DST of netfilter_ipv6/ip6_tables.h is the same number. */
 const SO_ORIGINAL_DST = 80;
 /** sizeof(struct sockaddr_in6), the longest that is read here. */
 const SOCKADDR_BYTES = 28;
@@ -36,12 +37,14 @@ export function readPeerEndpoint(socket: Socket): Endpoint {
 }
 
 /**
- * Gives the destination that the client meant before it was redirected (getsockopt SOL_IP SO_ORIGINAL_DST); throws an
+ * Gives the destination that the client meant before it was redirected (getsockopt SO_ORIGINAL_DST, at
+ * SOL_IP for a connection over IPv4 and at SOL_IPV6 for one over IPv6, whatever the socket is); throws an
  * Error with code ENOENT where conntrack knows of no redirection (getorigdst in net/netfilter/nf_conntrack_proto.c).
  */
 export function readOriginalDestination(socket: Socket): Endpoint {
+  const level = isIpv4(readLocalEndpoint(socket).address) ? SOL_IP : SOL_IPV6;
   return readEndpoint('getsockopt', (address, length) =>
-    Number(getsockoptFunction(descriptorOf(socket), SOL_IP, SO_ORIGINAL_DST, address, length)),
+    Number(getsockoptFunction(descriptorOf(socket), level, SO_ORIGINAL_DST, address, length)),
   );
 }
 

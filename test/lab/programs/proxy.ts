@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 import type { Server, Socket } from 'node:net';
+import { isIpv4 } from '../../../agent/protocol/ipAddress.ts';
 import type { Endpoint } from '../../../agent/protocol/scalars.ts';
 import { readLocalEndpoint, readOriginalDestination, readPeerEndpoint } from './kernelSocket.ts';
 import { errorName, runProgram, tellEvent } from './program.ts';
@@ -16,22 +17,22 @@ runProgram('envoy', async (params: ProxyParams) => {
     const connection = count++;
     const report = describeConnection(connection, listener, downstream);
     tellEvent('accepted', report);
-    proxy(report, downstream, listener === 'inbound' ? { localAddress: params.passthroughSource, host: params.applicationAddress } : {});
+    proxy(report, downstream, listener === 'inbound' ? { sources: [params.passthroughSource, params.passthroughSourceV6], host: params.applicationAddress } : {});
   };
   await Promise.all([
-    listen(params.outboundPort, (socket) => {
+    listen(params.listenAddress, params.outboundPort, (socket) => {
       accept('outbound', socket);
     }),
-    listen(params.inboundPort, (socket) => {
+    listen(params.listenAddress, params.inboundPort, (socket) => {
       accept('inbound', socket);
     }),
   ]);
   return {};
 });
 
-async function listen(port: number, accept: (socket: Socket) => void): Promise<Server> {
+async function listen(address: string, port: number, accept: (socket: Socket) => void): Promise<Server> {
   const server = createServer({ allowHalfOpen: true, pauseOnConnect: true, noDelay: true }, accept);
-  server.listen(port, '0.0.0.0');
+  server.listen(port, address);
   await once(server, 'listening');
   return server;
 }
@@ -45,7 +46,7 @@ function describeConnection(connection: number, listener: ProxiedConnection['lis
   }
 }
 
-function proxy(report: ProxiedConnection, downstream: Socket, { localAddress, host }: { readonly localAddress?: string; readonly host?: string | null }): void {
+function proxy(report: ProxiedConnection, downstream: Socket, { sources, host }: { readonly sources?: readonly [ipv4: string, ipv6: string]; readonly host?: string | null }): void {
   const destination = report.originalDestination;
   if (destination === null || equalEndpoints(destination, report.local)) {
     // To connect on would mean to connect to oneself, for ever.
@@ -59,7 +60,7 @@ function proxy(report: ProxiedConnection, downstream: Socket, { localAddress, ho
     port: destination.port,
     allowHalfOpen: true,
     noDelay: true,
-    ...(localAddress === undefined ? {} : { localAddress }),
+    ...(sources === undefined ? {} : { localAddress: sources[isIpv4(destination.address) ? 0 : 1] }),
   });
   let error: string | null = null;
   let open = 2;

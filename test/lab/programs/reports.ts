@@ -64,8 +64,11 @@ export interface ProxyParams {
   readonly identity: ProgramIdentity;
   readonly outboundPort: number;
   readonly inboundPort: number;
+  /** `::` for connections over IPv6 too. */
+  readonly listenAddress: string;
   /** What inbound connections are made from. */
   readonly passthroughSource: string;
+  readonly passthroughSourceV6: string;
   /** Where inbound connections go on to, at the port that they were made to; null: where they were made to. */
   readonly applicationAddress: string | null;
 }
