@@ -44,7 +44,7 @@ const SYSCTLS = [
   'bridge/bridge-nf-call-iptables',
   'bridge/bridge-nf-call-ip6tables',
 ];
-const DEVICE_SYSCTLS = ['rp_filter', 'route_localnet', 'accept_local', 'src_valid_mark', 'forwarding'];
+const DEVICE_SYSCTLS = ['rp_filter', 'route_localnet', 'accept_local', 'src_valid_mark', 'forwarding', 'proxy_arp'];
 
 /**
  * Reads a network namespace with the programs of the node (ip, ss, iptables-save, conntrack), entered by nsenter. A part that cannot

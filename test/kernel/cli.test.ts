@@ -49,6 +49,11 @@ class CliProcess {
     this.child.stderr.setEncoding('utf8').on('data', (text: string) => (this.#notes += text));
   }
 
+  /** Of the programs that it loaded, as far as it said so. */
+  get programIds(): readonly number[] {
+    return this.lines.all.filter((line) => line.startsWith('{"on"')).flatMap((line) => (JSON.parse(line) as { readonly on: AccelerationInfo }).on.programIds);
+  }
+
   get pid(): number {
     return this.child.pid ?? 0;
   }
@@ -93,7 +98,7 @@ async function withLab(use: (lab: Lab, watch: (process: CliProcess) => CliProces
     await Promise.all(processes.map((started) => started.end()));
     await lab.dispose();
   }
-  await waitForNothingLeft({ labId: lab.id, holders: processes.map(({ pid }) => pid) });
+  await waitForNothingLeft({ labId: lab.id, programIds: processes.flatMap(({ programIds }) => programIds) });
 }
 
 test('the built command line says its version, and ends with 2 on wrong usage', async () => {
@@ -249,7 +254,7 @@ test('a cgroup that is not there is told, and nothing is turned on', { skip }, a
   assert.equal(output, '');
   const { error } = JSON.parse(notes) as { error: WireError };
   assert.equal(error.code, 'CGROUP_NOT_FOUND');
-  await waitForNothingLeft({ holders: [cli.pid] });
+  await waitForNothingLeft({ holders: [cli.pid], programIds: [] });
 });
 
 test('without privilege the missing capability and its remedy are told', { skip }, async () => {

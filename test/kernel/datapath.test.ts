@@ -45,6 +45,8 @@ const run = promisify(execFile);
 interface Observed {
   readonly accelerator: Accelerator;
   readonly events: DecisionEvent[];
+  /** Of all programs that were loaded. */
+  readonly programIds: number[];
 }
 
 function observe(options: { readonly unreadLimit?: bigint } = {}): Observed {
@@ -58,11 +60,13 @@ function observe(options: { readonly unreadLimit?: bigint } = {}): Observed {
     },
     ...options,
   });
-  return { accelerator, events };
+  return { accelerator, events, programIds: [] };
 }
 
-async function turnOn({ accelerator }: Observed, ...pods: readonly LabPod[]): Promise<AccelerationInfo> {
-  return accelerator.turnAccelerationOn({ profile: 'istio', pods: pods.map(({ enrolment }) => enrolment) }, CONTEXT);
+async function turnOn({ accelerator, programIds }: Observed, ...pods: readonly LabPod[]): Promise<AccelerationInfo> {
+  const info = await accelerator.turnAccelerationOn({ profile: 'istio', pods: pods.map(({ enrolment }) => enrolment) }, CONTEXT);
+  programIds.push(...info.programIds);
+  return info;
 }
 
 async function turnOff({ accelerator }: Observed, cgroups: readonly CgroupPath[] | null = null): Promise<TurnOffReport> {
@@ -224,7 +228,7 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
   afterEach(async () => {
     await observed.accelerator.dispose();
     await lab.dispose();
-    await waitForNothingLeft({ labId: lab.id });
+    await waitForNothingLeft({ labId: lab.id, programIds: observed.programIds });
   });
 
   test('everybody sees what they see under iptables, and messages go from socket to socket', async () => {
@@ -501,7 +505,8 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
     const request = JSON.stringify({ profile: 'istio', pods: [lab.pod(0).enrolment, lab.pod(1).enrolment] });
     const agent = spawn(process.execPath, ['--import', 'tsx', AGENT, request], { stdio: ['ignore', 'pipe', 'inherit'] });
     try {
-      await once(agent.stdout, 'data');
+      const [line] = (await once(agent.stdout, 'data')) as [Buffer];
+      observed.programIds.push(...(JSON.parse(line.toString()) as AccelerationInfo).programIds);
       const connection = await conversation.connect();
       assert.equal((await connection.exchange(50_000)).exact, true);
       agent.kill('SIGKILL');
@@ -512,7 +517,7 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
       await conversation.look();
     } finally {
       agent.kill('SIGKILL');
-      }
+    }
   });
 
   test('refuses what it cannot do, and leaves nothing half on', async () => {
@@ -593,7 +598,7 @@ suite('the datapath in pods without any rules', { skip: missingForKernel() }, ()
       await observed.accelerator.dispose();
       await lab.dispose();
     }
-    await waitForNothingLeft({ labId: lab.id });
+    await waitForNothingLeft({ labId: lab.id, programIds: observed.programIds });
   });
 });
 
