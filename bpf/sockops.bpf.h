@@ -87,11 +87,18 @@ static __always_inline void set_handshake_key(struct handshake_key *key, const s
 					      __u64 netns_cookie, __u32 connecting_sequence, __u32 accepting_sequence)
 {
 	__builtin_memset(key, 0, sizeof(*key));
-	key->netns_cookie = is_pod_address(&destination->address) ? 0 : netns_cookie;
+	key->netns_cookie = netns_cookie;
 	key->destination = destination->address;
 	key->destination_port = destination->port;
 	key->connecting_sequence = connecting_sequence;
 	key->accepting_sequence = accepting_sequence;
+}
+
+/* What tells apart handshakes to the same address. */
+static __always_inline __u64 get_handshake_scope(const struct endpoint *destination, __u64 netns_cookie,
+						 __u64 cgroup_id)
+{
+	return is_pod_address(&destination->address) ? 0 : get_namespace(netns_cookie, cgroup_id);
 }
 
 /* Writes the connection down; gives 0 or a negative errno. */
@@ -119,7 +126,11 @@ static __always_inline void remove_connection(const struct socket_state *state, 
 	if (!connection->accepting_cookie && connection->connecting_sequence) {
 		set_handshake_key(&handshake, remote, get_namespace(state->netns_cookie, state->cgroup_id),
 				  connection->connecting_sequence, connection->accepting_sequence);
-		bpf_map_delete_elem(&handshakes, &handshake);
+		/* Whether the destination is registered may have changed since. */
+		if (bpf_map_delete_elem(&handshakes, &handshake)) {
+			handshake.netns_cookie = 0;
+			bpf_map_delete_elem(&handshakes, &handshake);
+		}
 	}
 	if (!bpf_map_delete_elem(&connections, &state->connection) && switches)
 		__sync_fetch_and_add(&switches->live_connections, -1);
@@ -160,7 +171,8 @@ static __always_inline __u32 on_active_established(struct bpf_sock_ops *ctx, str
 	if (!connection->accepting_cookie) {
 		connection->accepting_sequence = READ_CONTEXT(ctx, rcv_nxt);
 		connection->connecting_sequence = READ_CONTEXT(ctx, snd_nxt);
-		set_handshake_key(&handshake, remote, get_namespace(state->netns_cookie, state->cgroup_id),
+		set_handshake_key(&handshake, remote,
+				  get_handshake_scope(remote, state->netns_cookie, state->cgroup_id),
 				  connection->connecting_sequence, connection->accepting_sequence);
 		bpf_map_update_elem(&handshakes, &handshake, &state->connection, BPF_ANY);
 	}
@@ -189,6 +201,11 @@ static __always_inline struct connection *find_accepted(struct bpf_sock_ops *ctx
 	set_handshake_key(&handshake, local, get_namespace(netns_cookie, cgroup_id), READ_CONTEXT(ctx, rcv_nxt),
 			  READ_CONTEXT(ctx, snd_nxt));
 	found = bpf_map_lookup_elem(&handshakes, &handshake);
+	if (!found) {
+		/* To an address that is, or until a moment ago was, registered. */
+		handshake.netns_cookie = 0;
+		found = bpf_map_lookup_elem(&handshakes, &handshake);
+	}
 	if (found) {
 		*key = *found;
 		bpf_map_delete_elem(&handshakes, &handshake);

@@ -122,10 +122,11 @@ export class Datapath {
         this.#attachProgram(pod, ...CONNECT_PROGRAM);
       }
     } catch (error) {
-      added.forEach((pod) => {
-        this.#withdraw(pod);
+      added.reverse().forEach((pod) => {
+        this.#forgetAddresses(pod);
+        closeLinks(pod);
+        this.#forgetPod(pod);
       });
-      added.reverse().forEach(closeLinks);
       throw error;
     }
     this.#pods.push(...added);
@@ -140,10 +141,14 @@ export class Datapath {
     updateElement(this.#libbpf, fd, key, encodeSwitch(this.#object.btf, current, true));
   }
 
-  /** Stops the rewriting for some pods, so that no new connection of or to them is taken; answers go on. */
+  /**
+   * Stops the rewriting for some pods, so that no new connection of or to them is taken; answers go on. Handshakes that
+   * are under way are still accepted: a client may keep its last ACK until it sends something.
+   */
   withdraw(cgroups: ReadonlySet<string>): void {
     this.#select(cgroups).forEach((pod) => {
-      this.#withdraw(pod);
+      this.#forgetAddresses(pod);
+      closeConnectLink(pod);
     });
   }
 
@@ -162,8 +167,11 @@ export class Datapath {
     for (const { key, value } of remaining) {
       replaceElement(this.#libbpf, this.#object.mapFd('connections'), key, encodeConnectionSwitchedOff(this.#object.btf, value));
     }
-    const detachedLinks = leaving.reduce((count, { linkFds }) => count + linkFds.length, 0);
+    const detachedLinks = leaving.length * (SUPPORTING_PROGRAMS.length + 1);
     leaving.forEach(closeLinks);
+    leaving.forEach((pod) => {
+      this.#forgetPod(pod);
+    });
     this.#pods.splice(0, this.#pods.length, ...this.#pods.filter((pod) => !leaving.includes(pod)));
     return { detachedLinks, remainingConnections: remaining.length };
   }
@@ -214,10 +222,13 @@ export class Datapath {
     replaceElement(this.#libbpf, this.#object.mapFd('pods'), podKey(cgroupId), encodePod(btf, cgroupId, enrolment.addresses.find(isIpv4)));
   }
 
-  #withdraw({ enrolment, cgroupId }: AttachedPod): void {
+  #forgetAddresses({ enrolment }: AttachedPod): void {
     for (const address of enrolment.addresses) {
       deleteElement(this.#libbpf, this.#object.mapFd('pod_addresses'), mappedAddressBytes(address));
     }
+  }
+
+  #forgetPod({ cgroupId }: AttachedPod): void {
     replaceElement(this.#libbpf, this.#object.mapFd('pods'), podKey(cgroupId), encodeNoPod(this.#object.btf));
   }
 
@@ -299,9 +310,16 @@ function podKey(cgroupId: bigint): Uint8Array {
   return new Uint8Array(BigUint64Array.of(cgroupId).buffer);
 }
 
-function closeLinks({ linkFds }: AttachedPod): void {
-  // connect4, which was attached last, goes first.
-  for (const fd of linkFds.splice(0).reverse()) {
+/** Detaches connect4, which was attached last. */
+function closeConnectLink({ linkFds }: AttachedPod): void {
+  linkFds.splice(SUPPORTING_PROGRAMS.length).forEach((fd) => {
+    closeSync(fd);
+  });
+}
+
+function closeLinks(pod: AttachedPod): void {
+  closeConnectLink(pod);
+  for (const fd of pod.linkFds.splice(0).reverse()) {
     closeSync(fd);
   }
 }

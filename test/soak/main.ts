@@ -109,9 +109,12 @@ function printProgress(mode: SoakMode, result: StageResult, done: number): void 
     for (const { kind, seed: failedSeed, detail } of result.examples) {
       console.log(`  ${kind}, seed ${failedSeed ?? 'unknown'}: ${detail}`);
     }
-    for (const text of [...result.keptEntries, ...result.complaints.slice(0, 10)]) {
+    for (const text of result.keptEntries) {
       console.log(`  ${text}`);
     }
+  }
+  for (const [complaint, times] of countEach(result.complaints)) {
+    console.log(`  sidecars: ${complaint}, ${times} times`);
   }
 }
 
@@ -135,6 +138,14 @@ function printTable(sums: ReadonlyMap<SoakMode, Sums>): void {
   for (const row of [titles, ...rows]) {
     console.log(row.map((cell, column) => (column === 0 ? cell.padEnd(widths[column] ?? 0) : cell.padStart(widths[column] ?? 0))).join('  '));
   }
+}
+
+function countEach(texts: readonly string[]): ReadonlyMap<string, number> {
+  const counts = new Map<string, number>();
+  for (const text of texts) {
+    counts.set(text, (counts.get(text) ?? 0) + 1);
+  }
+  return counts;
 }
 
 function median(values: readonly number[]): number {

@@ -208,9 +208,10 @@ export async function runClient(
   if (client?.isLast !== true) {
     throw new Error(`the soak client ended with ${String(code)}: ${program.complaint}`);
   }
-  // Those that the client gave up may never have come to the server.
-  const arrived = (): number => server.report.ended - before.ended;
-  const wanted = client.ended - client.aborted - client.failures.refused;
+  // Those that the client gave up may never have come to the server, or not to its knowledge.
+  const planned = ({ ended, aborted, anonymous }: EndReport): number => ended - aborted - anonymous;
+  const arrived = (): number => planned(server.report) - planned(before);
+  const wanted = planned(client) - client.failures.refused;
   const deadline = performance.now() + SETTLE_MILLISECONDS;
   while ((arrived() < wanted || server.report.ended < server.report.started) && performance.now() < deadline) {
     await delay(50);
