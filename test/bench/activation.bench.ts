@@ -49,7 +49,8 @@ async function measureWindow(browser: Browser, at: { readonly url: string; reado
   try {
     await developExtension(page, [root, empty, stopwatch]);
     await openWorkbench(page, at.url, at.folder);
-    for (const until = Date.now() + deadline; Date.now() < until; await delay(50)) {
+    for (const until = Date.now() + deadline; Date.now() < until;) {
+      await delay(50);
       const times = readReport(at.report);
       const value = times.get(mains.extension);
       const baseline = times.get(mains.empty);
