@@ -40,7 +40,8 @@ export const COUNTER_ENTRIES = DECISION_REASONS.length + 1;
 const STRUCTURES = ['mesh_profile', 'pod', 'pod_owner', 'connection', 'connection_key', 'socket_key', 'decision_event', 'control'] as const;
 const MAP_NAMES = ['sockets', 'connections', 'pod_addresses', 'pods', 'control', 'counters', 'events'] as const;
 
-type FieldValue = bigint | Uint8Array | readonly bigint[];
+/** A number in the order of the machine, bytes as they are, or the numbers of an array. */
+export type FieldValue = bigint | Uint8Array | readonly bigint[];
 
 /**
  * Gives `.rodata` with the settings in its variable `profile`. `initial` is the section as the object has it.
@@ -88,17 +89,17 @@ export function isDatapathBtf(btf: Btf): boolean {
 
 /** Gives a value of the map `pods`: `source` is what its connections come from, its first IPv4 address where it has one. */
 export function encodePod(btf: Btf, cgroupId: bigint, source: IpAddress | undefined): Uint8Array {
-  return encodeStruct(btf, 'pod', { cgroup_id: cgroupId, ...(source === undefined ? {} : { source: mappedAddressBytes(source) }) });
+  return encodeStructure(btf, 'pod', { cgroup_id: cgroupId, ...(source === undefined ? {} : { source: mappedAddressBytes(source) }) });
 }
 
 /** Gives a value of the map `pods` that says that the pod is not known (any more): nothing of it is rewritten. */
 export function encodeNoPod(btf: Btf): Uint8Array {
-  return encodeStruct(btf, 'pod', {});
+  return encodeStructure(btf, 'pod', {});
 }
 
 /** Gives a value of the map `pod_addresses`. */
 export function encodePodOwner(btf: Btf, cgroupId: bigint): Uint8Array {
-  return encodeStruct(btf, 'pod_owner', { cgroup_id: cgroupId });
+  return encodeStructure(btf, 'pod_owner', { cgroup_id: cgroupId });
 }
 
 /** Gives the value of the map `control` with the switch in this position; `current` is the value that it has. */
@@ -134,7 +135,7 @@ export function decodeConnection(btf: Btf, bytes: Uint8Array): ConnectionState {
   return {
     connectingCgroupId: fields('connecting_cgroup_id').unsigned(),
     acceptingCgroupId: fields('accepting_cgroup_id').unsigned(),
-    isAccelerated: isSet('is_connecting_enrolled') && isSet('is_accepting_enrolled') && !isSet('is_switched_off'),
+    isAccelerated: isSet('is_connecting_enrolled') && isSet('is_accepting_enrolled') && !isSet('is_switched_off') && !isSet('is_left'),
     isPending: isSet('is_rewritten') && !(isSet('accepting_cookie') && isSet('is_answered')),
   };
 }
@@ -260,7 +261,8 @@ class Field {
   }
 }
 
-function encodeStruct(btf: Btf, name: string, fields: Readonly<Record<string, FieldValue>>): Uint8Array {
+/** Gives a value of a structure of the programs with these fields, by their names in C; all others are zero. Throws BPF_OBJECT_INVALID. */
+export function encodeStructure(btf: Btf, name: string, fields: Readonly<Record<string, FieldValue>>): Uint8Array {
   const structure = layoutOf(btf, name);
   return writeFields(structure, new Uint8Array(structure.size), fields);
 }
