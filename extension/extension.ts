@@ -1,5 +1,7 @@
 import * as vscode from 'vscode';
 import type { Node } from '../agent/protocol/node.ts';
+import { connectToSimulatedNode } from './commands/connectToSimulatedNode.ts';
+import { openWalkthrough } from './commands/openWalkthrough.ts';
 import { registerCommands } from './commands/registerCommands.ts';
 import { reportError } from './commands/reportError.ts';
 import { withCancellableProgress } from './commands/progress.ts';
@@ -23,6 +25,9 @@ import { createMapPanels } from './webviews/host/mapPanels.ts';
 function readSetting<K extends keyof Settings>(name: K): Settings[K] {
   return vscode.workspace.getConfiguration('meshpath').get<Settings[K]>(name) ?? SETTING_DEFAULTS[name];
 }
+
+/** The key under which is kept that the walkthrough was opened by itself once. */
+const WELCOMED = 'welcomed';
 
 let open: NodeDirectory | undefined;
 let isEnding = false;
@@ -139,7 +144,8 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
   );
   if (readSetting('connectSimulatedNodeOnStartup')) {
     try {
-      await connect(await directory.obtain({ kind: 'simulated' }));
+      await connectToSimulatedNode(services);
+      await welcome(services, context.globalState);
     } catch (thrown) {
       void reportError(thrown, log);
     }
@@ -150,6 +156,14 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
 export async function deactivate(): Promise<void> {
   isEnding = true;
   await open?.dispose();
+}
+
+/** Opens the walkthrough for who sees Meshpath for the first time, unless something is open already that they came for. */
+async function welcome(services: Services, state: vscode.Memento): Promise<void> {
+  if (state.get(WELCOMED) !== true && vscode.window.tabGroups.all.every((group) => group.tabs.length === 0)) {
+    await openWalkthrough(services);
+    await state.update(WELCOMED, true);
+  }
 }
 
 /** Connects with a notification that tells the step and can cancel. */

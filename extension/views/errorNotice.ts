@@ -13,7 +13,7 @@ export function describeError(error: MeshpathError, canRetry: boolean): ErrorNot
   if (error.code === 'CANCELLED') {
     return undefined;
   }
-  const sentences = [error.message, error.code === 'INTERNAL' ? error.reason : '', error.remedy].filter((part) => part.trim() !== '');
+  const sentences = [error.message, error.reason, error.remedy].filter((part) => part.trim() !== '');
   const hostKey = error.code === 'HOST_KEY_MISMATCH';
   return {
     severity: error.code === 'INPUT_INVALID' || error.code === 'NOT_SUPPORTED' ? 'warning' : 'error',
