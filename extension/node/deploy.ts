@@ -40,7 +40,8 @@ export function isInstalled(findings: Findings, files: readonly AgentFile[]): bo
  * Installs the agent on a node: the files go through one script's input into a temporary folder, are checked there
  * (length, SHA-256, whether the native library can be loaded), and the folder gets its name in one step, so that a
  * half-installed agent never has it. An intact agent that another installation put there meanwhile stays, since it may
- * be starting. Interrupted at any point, the script removes what it began, because its input ends. AGENT_UPLOAD_FAILED with what the node said.
+ * be starting. Interrupted at any point, the script removes what it began, because its input ends.
+ * AGENT_UPLOAD_FAILED with what the node said.
  */
 export async function installAgent(
   transport: Transport,
