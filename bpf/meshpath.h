@@ -61,7 +61,10 @@ struct handshake_key {
 	__u16 reserved[3];
 };
 
-/* Value of `connections`: from the SYN until the connecting socket closes. */
+/*
+ * Value of `connections`: from the SYN until the connecting socket closes. Where it was rewritten and the accepting side
+ * has not asked yet where it was to go, until that asks or closes: a client may send all it has and leave before.
+ */
 struct connection {
 	struct endpoint original; /* what connect(2) was asked for, where it was rewritten */
 	/* Each of these is written by one side only: bytes of their own need no atomic operations (Linux 5.12). */
@@ -83,7 +86,8 @@ struct connection {
 	__u32 accepting_sequence;
 	__u32 connecting_uid;
 	bool is_switched_off; /* set by user space: its messages are not redirected any more */
-	__u8 reserved[3];
+	bool is_left; /* the connecting socket has closed; the accepting side still has to be told */
+	__u8 reserved[2];
 };
 
 /* Socket storage; value of `socket_state`. */

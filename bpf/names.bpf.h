@@ -7,6 +7,7 @@
 #include <linux/in.h>
 #include <bpf/bpf_helpers.h>
 #include "address.bpf.h"
+#include "connections.bpf.h"
 #include "decisions.bpf.h"
 #include "maps.bpf.h"
 
@@ -40,7 +41,6 @@ SEC("cgroup/getsockopt")
 int meshpath_getsockopt(struct bpf_sockopt *ctx)
 {
 	struct sockaddr_in *answer = ctx->optval;
-	struct connection *connection;
 	struct socket_state *state;
 
 	if (CONTEXT(ctx->level) != SOL_IP || CONTEXT(ctx->optname) != SO_ORIGINAL_DST) {
@@ -60,9 +60,7 @@ int meshpath_getsockopt(struct bpf_sockopt *ctx)
 	answer->sin_addr.s_addr = state->original.address.word[3];
 	CONTEXT(ctx->optlen) = sizeof(*answer);
 	CONTEXT(ctx->retval) = 0;
-	connection = bpf_map_lookup_elem(&connections, &state->connection);
-	if (connection && connection->accepting_cookie == state->cookie)
-		connection->is_answered = true;
+	settle_accepting(state);
 	report_answer(state, DECISION_HOOK_GETSOCKOPT, DECISION_ANSWERED_ORIGINAL_DESTINATION);
 	return 1;
 }

@@ -10,6 +10,7 @@
 #include <linux/errno.h>
 #include <bpf/bpf_helpers.h>
 #include "address.bpf.h"
+#include "connections.bpf.h"
 #include "decisions.bpf.h"
 #include "maps.bpf.h"
 
@@ -117,7 +118,6 @@ static __always_inline int add_connection(const struct connection_key *key, cons
 static __always_inline void remove_connection(const struct socket_state *state, const struct endpoint *remote)
 {
 	struct connection *connection = bpf_map_lookup_elem(&connections, &state->connection);
-	struct control *switches = get_control();
 	struct handshake_key handshake;
 
 	/* Unless a newer connection has the same key. */
@@ -132,8 +132,16 @@ static __always_inline void remove_connection(const struct socket_state *state, 
 			bpf_map_delete_elem(&handshakes, &handshake);
 		}
 	}
-	if (!bpf_map_delete_elem(&connections, &state->connection) && switches)
-		__sync_fetch_and_add(&switches->live_connections, -1);
+	if (connection->is_rewritten && connection->accepting_cookie && !connection->is_answered) {
+		connection->is_left = true;
+		return;
+	}
+	delete_connection(&state->connection);
+}
+
+static __always_inline void watch_state(struct bpf_sock_ops *ctx)
+{
+	bpf_sock_ops_cb_flags_set(ctx, READ_CONTEXT(ctx, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
 /* Before the SYN. Gives the reason to report, or DECISION_COUNTERS for none. */
@@ -155,7 +163,7 @@ static __always_inline __u32 on_connect(struct bpf_sock_ops *ctx, struct socket_
 	*error = add_connection(&state->connection, &connection);
 	if (*error)
 		return DECISION_CONNECTIONS_FULL;
-	bpf_sock_ops_cb_flags_set(ctx, READ_CONTEXT(ctx, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG);
+	watch_state(ctx);
 	return DECISION_COUNTERS;
 }
 
@@ -245,6 +253,8 @@ static __always_inline __u32 on_passive_established(struct bpf_sock_ops *ctx, st
 	connection->accepting_cookie = state->cookie;
 	connection->accepting_cgroup_id = state->cgroup_id;
 	connection->accepting_netns_cookie = netns_cookie;
+	if (state->is_rewritten)
+		watch_state(ctx);
 	if (!can_redirect(&connection_key) || is_switched_off())
 		return DECISION_COUNTERS;
 	set_accepting_key(&key, &connection_key);
@@ -283,8 +293,13 @@ int meshpath_sockops(struct bpf_sock_ops *ctx)
 		READ_ENDS(ctx, &event.local, &event.remote);
 		reason = on_passive_established(ctx, sk, &state, pod, &event.local, &event.remote, &error);
 	} else {
-		if (!state || !state->is_connecting)
+		if (!state)
 			return SOCKOPS_DONE;
+		if (!state->is_connecting) {
+			if (operation == BPF_SOCK_OPS_STATE_CB)
+				settle_accepting(state);
+			return SOCKOPS_DONE;
+		}
 		READ_ENDS(ctx, &event.local, &event.remote);
 		if (operation == BPF_SOCK_OPS_TCP_CONNECT_CB) {
 			reason = on_connect(ctx, state, &event.local, &event.remote, &error);

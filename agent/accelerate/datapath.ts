@@ -148,7 +148,10 @@ export class Datapath {
     });
   }
 
-  /** Says whether some rewritten connection of these pods is not through yet: not accepted, or not asked about. */
+  /**
+   * Says whether some rewritten connection of these pods is not through yet: not accepted, or not asked about. One that
+   * nobody has accepted yet may be to any pod.
+   */
   hasPending(cgroups: ReadonlySet<string>): boolean {
     return this.#connectionsOf(this.#select(cgroups)).some(({ state }) => state.isPending);
   }
@@ -235,7 +238,7 @@ export class Datapath {
     const fd = this.#loaded.object.mapFd('connections');
     return readHashEntries(this.#libbpf, fd, this.#sizesOf(fd))
       .map((entry) => ({ ...entry, state: decodeConnection(this.#loaded.object.btf, entry.value) }))
-      .filter(({ state }) => ids.has(state.connectingCgroupId) || ids.has(state.acceptingCgroupId));
+      .filter(({ state }) => state.acceptingCgroupId === 0n || ids.has(state.connectingCgroupId) || ids.has(state.acceptingCgroupId));
   }
 
   #sizesOf(fd: number): EntrySizes {

@@ -5,10 +5,11 @@ import type { Accelerator } from '../../agent/accelerate/accelerator.ts';
 import { findCgroup2Mount } from '../../agent/kernel/cgroup2Mount.ts';
 import { createKernelObjectReader } from '../../agent/kernel/kernelObjectReader.ts';
 import { openLibbpf } from '../../agent/libbpf/library.ts';
-import type { AccelerationInfo } from '../../agent/protocol/acceleration.ts';
+import type { AccelerationInfo, DecisionEvent } from '../../agent/protocol/acceleration.ts';
 import type { MapEntry } from '../../agent/protocol/mapEntries.ts';
 import { prebuiltObject } from '../../scripts/compileBpf.mjs';
 import type { Lab } from '../lab/lab.ts';
+import type { LabPod } from '../lab/pod.ts';
 
 const CONTEXT = { signal: new AbortController().signal };
 /** Maps whose entries belong to open connections. */
@@ -21,11 +22,25 @@ export class LabAcceleration {
   readonly #lab: Lab;
   readonly #accelerator: Accelerator;
   readonly #decisions = new Map<string, number>();
+  readonly #events: DecisionEvent[] = [];
   #info: AccelerationInfo | null = null;
 
-  constructor(lab: Lab, options: { readonly unreadLimit?: bigint } = {}) {
+  /** `keepsEvents`: keeps the events of decisions, for short runs. */
+  constructor(lab: Lab, options: { readonly unreadLimit?: bigint; readonly keepsEvents?: boolean } = {}) {
     this.#lab = lab;
-    this.#accelerator = createAccelerator({ object: readFileSync(prebuiltObject), notify: () => undefined, ...options });
+    this.#accelerator = createAccelerator({
+      object: readFileSync(prebuiltObject),
+      notify: (name, value) => {
+        if (options.keepsEvents === true && name === 'decisions' && 'events' in value) {
+          this.#events.push(...value.events);
+        }
+      },
+      ...(options.unreadLimit === undefined ? {} : { unreadLimit: options.unreadLimit }),
+    });
+  }
+
+  get events(): readonly DecisionEvent[] {
+    return this.#events;
   }
 
   get isOn(): boolean {
@@ -43,6 +58,11 @@ export class LabAcceleration {
     for (const [reason, value] of Object.entries(decisions)) {
       this.#decisions.set(reason, (this.#decisions.get(reason) ?? 0) + Number(value));
     }
+  }
+
+  /** Turns it off for one pod; it stays on for the others. */
+  async turnOffFor(pod: LabPod): Promise<void> {
+    await this.#accelerator.turnAccelerationOff({ cgroups: [pod.cgroup] }, CONTEXT);
   }
 
   /** Gives how often each decision was made; turned off before, for what came after the last time. */

@@ -7,7 +7,7 @@ import { ISTIO_PROFILE } from '../../agent/protocol/acceleration.ts';
 import type { Lab } from '../lab/lab.ts';
 import { SIDECAR_IDENTITY } from '../lab/pod.ts';
 import type { LabPod, PlaceOptions } from '../lab/pod.ts';
-import type { ClientParams, EndReport, Failure, FailureKind, ServerParams, SidecarParams } from './programs/reports.ts';
+import type { ClientParams, EndReport, Failure, FailureKind, LeaverParams, ServerParams, SidecarParams } from './programs/reports.ts';
 
 const PORT = 7_070;
 const GREETING_PORT = 7_071;
@@ -73,6 +73,10 @@ class SoakProgram {
 
   get complaint(): string {
     return this.#complaint;
+  }
+
+  signal(name: NodeJS.Signals): void {
+    this.#child.kill(name);
   }
 
   get hasEnded(): boolean {
@@ -234,4 +238,25 @@ export async function runClient(
 /** Gives how many connections went wrong, or how often an end says so. */
 export function countFailures({ failures }: TrafficResult): number {
   return FAILURE_KINDS.reduce((sum, kind) => sum + failures[kind], 0);
+}
+
+/** A client that is connected and waits. */
+export interface Leaver {
+  /** Lets it send its text and close; rejects with an Error where it could not. */
+  readonly leave: () => Promise<void>;
+}
+
+/** Connects a client that sends its text and closes only when it is told to. */
+export async function startLeaver(pod: LabPod, params: LeaverParams, options: PlaceOptions = {}): Promise<Leaver> {
+  const program = await SoakProgram.start(pod, 'leaver', params, () => undefined, options);
+  await program.ready;
+  return {
+    leave: async () => {
+      program.signal('SIGUSR2');
+      const code = await program.exited;
+      if (code !== 0) {
+        throw new Error(`the client that was to leave ended with ${String(code)}: ${program.complaint}`);
+      }
+    },
+  };
 }

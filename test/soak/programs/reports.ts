@@ -61,3 +61,10 @@ export interface SidecarParams {
   /** What inbound connections are made from. */
   readonly passthroughSource: string;
 }
+
+export interface LeaverParams {
+  readonly address: string;
+  readonly port: number;
+  readonly delaysAck: boolean;
+  readonly text: string;
+}
