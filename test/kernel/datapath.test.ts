@@ -28,7 +28,7 @@ import { createLab } from '../lab/lab.ts';
 import type { Lab } from '../lab/lab.ts';
 import type { LabConnection } from '../lab/client.ts';
 import { waitForNothingLeft } from '../lab/leftovers.ts';
-import { SIDECAR_IDENTITY } from '../lab/pod.ts';
+import { APPLICATION_IDENTITY, SIDECAR_IDENTITY } from '../lab/pod.ts';
 import type { LabPod, PlaceOptions } from '../lab/pod.ts';
 import type { ProxiedConnection } from '../lab/programs/reports.ts';
 import { missingForKernel } from '../requirements.ts';
@@ -113,8 +113,9 @@ interface RawClient {
   readonly answers: Promise<string[]>;
 }
 
-async function startRawClient(pod: LabPod, params: RawClientParams, options: PlaceOptions = {}): Promise<RawClient> {
-  const client = await pod.start([process.execPath, '--import', 'tsx', RAW_CLIENT, JSON.stringify(params)], options);
+async function startRawClient(pod: LabPod, params: Omit<RawClientParams, 'identity'>, options: PlaceOptions = {}): Promise<RawClient> {
+  const parameters: RawClientParams = { ...params, identity: options.identity ?? APPLICATION_IDENTITY };
+  const client = await pod.start([process.execPath, '--import', 'tsx', RAW_CLIENT, JSON.stringify(parameters)], { ...options, identity: { uid: 0, gid: 0 } });
   const complaint = text(client.stderr);
   const lines = createInterface({ input: client.stdout });
   const connected = new Promise<void>((resolve) => {

@@ -1,11 +1,15 @@
 import { readFileSync, writeSync } from 'node:fs';
 import koffi from 'koffi';
+import { becomeUser } from '../lab/programs/program.ts';
+import type { ProgramIdentity } from '../lab/programs/reports.ts';
 
 /**
  * A client that Node.js cannot be: it binds its port, delays the ACK of the handshake and decides what is one send(2).
  * Run as a program with RawClientParams as JSON; prints what came back on each connection as a JSON list of text.
  */
 export interface RawClientParams {
+  /** Who it becomes: it starts as root, since its own modules may be in a folder that only root can read. */
+  readonly identity: ProgramIdentity;
   readonly address: string;
   readonly port: number;
   readonly localAddress?: string;
@@ -94,6 +98,7 @@ function converse(fd: number, messages: readonly string[]): string {
 }
 
 function main(params: RawClientParams): void {
+  becomeUser(params.identity);
   const answers: string[] = [];
   for (let index = 0; index < params.connections; index += 1) {
     const fd = openConnection(params);
