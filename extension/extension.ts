@@ -1,4 +1,5 @@
 import * as vscode from 'vscode';
+import { MeshpathError } from '../agent/protocol/errors.ts';
 import type { Node } from '../agent/protocol/node.ts';
 import { connectToSimulatedNode } from './commands/connectToSimulatedNode.ts';
 import { openWalkthrough } from './commands/openWalkthrough.ts';
@@ -62,6 +63,11 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
     session.onStateChange((state) => {
       for (const line of spellState(state)) {
         note(`${session.label}: ${line}`);
+      }
+      if (state.phase === 'ready') {
+        for (const notice of state.notices) {
+          void reportError(new MeshpathError(notice), log);
+        }
       }
       // Nobody awaits a connection that is lost later, so it has to be told here.
       if (wasReady && !isEnding && state.phase === 'closed' && state.error !== null) {

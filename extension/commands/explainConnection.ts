@@ -24,7 +24,10 @@ export async function explainConnection(services: Services, argument: unknown): 
   if (source === undefined) {
     return;
   }
-  const destination = await chooseDestination(listDestinations(snapshot));
+  const { namespace } = source.option.source;
+  // Other pods first: a connection within one pod is seldom what somebody asks about.
+  const destinations = [...listDestinations(snapshot)].sort((left, right) => Number(left.namespace === namespace) - Number(right.namespace === namespace));
+  const destination = await chooseDestination(destinations);
   if (destination !== undefined) {
     services.explanations.open(chosen.known.key, { source: source.option.id, destination });
   }

@@ -14,9 +14,10 @@ export function describeError(error: MeshpathError, canRetry: boolean): ErrorNot
     return undefined;
   }
   const sentences = [error.message, error.reason, error.remedy].filter((part) => part.trim() !== '');
+  const isWarning = error.code === 'INPUT_INVALID' || error.code === 'NOT_SUPPORTED' || error.code === 'SUDO_UNAVAILABLE';
   const hostKey = error.code === 'HOST_KEY_MISMATCH';
   return {
-    severity: error.code === 'INPUT_INVALID' || error.code === 'NOT_SUPPORTED' ? 'warning' : 'error',
+    severity: isWarning ? 'warning' : 'error',
     text: sentences.join(' '),
     buttons: [
       ...(canRetry && !hostKey ? [{ title: 'Retry', command: 'retry' } as const] : []),
