@@ -88,7 +88,7 @@ suite('acceleration at its edges', { skip: missingForKernel() }, () => {
   afterEach(async () => {
     await acceleration.dispose();
     await lab.dispose();
-    await waitForNothingLeft({ labId: lab.id });
+    await waitForNothingLeft({ labId: lab.id, programIds: acceleration.programIds });
   });
 
   for (const [whose, turnOff] of [

@@ -23,6 +23,7 @@ export class LabAcceleration {
   readonly #accelerator: Accelerator;
   readonly #decisions = new Map<string, number>();
   readonly #events: DecisionEvent[] = [];
+  readonly #programIds: number[] = [];
   #info: AccelerationInfo | null = null;
 
   /** `keepsEvents`: keeps the events of decisions, for short runs. */
@@ -43,12 +44,18 @@ export class LabAcceleration {
     return this.#events;
   }
 
+  /** Of all programs that were ever loaded for it. */
+  get programIds(): readonly number[] {
+    return this.#programIds;
+  }
+
   get isOn(): boolean {
     return this.#info !== null;
   }
 
   async turnOn(): Promise<void> {
     this.#info = await this.#accelerator.turnAccelerationOn({ profile: 'istio', pods: this.#lab.pods.map(({ enrolment }) => enrolment) }, CONTEXT);
+    this.#programIds.push(...this.#info.programIds);
   }
 
   async turnOff(): Promise<void> {

@@ -89,7 +89,7 @@ export class Stage {
     await this.acceleration.dispose();
     await this.#traffic.stop();
     await this.lab.dispose();
-    await waitForNothingLeft({ labId: this.lab.id });
+    await waitForNothingLeft({ labId: this.lab.id, programIds: this.acceleration.programIds });
   }
 
   async #runAccelerated(options: TrafficOptions): Promise<{ readonly result: TrafficResult; readonly switchedOn: number }> {
