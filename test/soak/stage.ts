@@ -16,7 +16,7 @@ export const SOAK_MODES = [
   'ebpf',
   /** The same, with Istio's rules in place. */
   'ebpf-with-rules',
-  /** Istio's rules, and acceleration turned on and off every 200 ms. */
+  /** Istio's rules, and acceleration turned on and off every 200 ms, for all pods or one by one. */
   'switched',
   /** Istio's rules, and acceleration turned on in the middle of each run, with few source ports: conntrack remembers most. */
   'switched-on-late',
@@ -129,6 +129,12 @@ export class Stage {
       await this.acceleration.turnOn();
       switchedOn += 1;
       await delay(SWITCH_MILLISECONDS);
+      // For both pods at once, or for one after the other.
+      const first = [undefined, ...this.lab.pods][switchedOn % (this.lab.pods.length + 1)];
+      if (first !== undefined) {
+        await this.acceleration.turnOffFor(first);
+        await delay(SWITCH_MILLISECONDS);
+      }
       await this.acceleration.turnOff();
       await delay(SWITCH_MILLISECONDS);
     }
