@@ -9,9 +9,18 @@ import type { SoakMode, StageResult } from './stage.ts';
  * somebody interrupts it. Ends with 0 where not one byte was lost, reordered or brought to another connection.
  */
 
+const DEFAULT_CONNECTIONS = 1_000_000;
 const RUN_CONNECTIONS = 5_000;
 const RUN_SECONDS = 120;
 const USAGE = `npm run soak -- [--connections N] [--mode ${SOAK_MODES.join('|')}]... [--minutes M] [--seed S]`;
+
+interface SoakOptions {
+  /** In all modes together. */
+  readonly connections: number;
+  readonly minutes: number;
+  readonly seed: number;
+  readonly modes: readonly SoakMode[];
+}
 
 /** The sums of one mode. */
 interface Sums {
@@ -27,29 +36,55 @@ interface Sums {
   readonly rates: number[];
 }
 
-const { values: options } = parseArgs({
-  options: { connections: { type: 'string' }, mode: { type: 'string', multiple: true }, minutes: { type: 'string' }, seed: { type: 'string' } },
-});
-const connections = readNumber('connections', options.connections, 1_000_000);
-const minutes = readNumber('minutes', options.minutes, Infinity);
-const seed = readNumber('seed', options.seed, Math.floor(Math.random() * 0x0fff_ffff));
-const modes = SOAK_MODES.filter((mode) => options.mode?.includes(mode) ?? true);
-const missing = missingForKernel();
-if (missing !== false) {
-  throw new Error(`The soak ${missing}.`);
-}
-if (modes.length !== (options.mode === undefined ? SOAK_MODES.length : new Set(options.mode).size)) {
-  throw new Error(USAGE);
-}
-
 let isInterrupted = false;
 process.once('SIGINT', () => {
   // The programs in the pods get it too.
   isInterrupted = true;
 });
-process.exitCode = await soak();
+process.exitCode = await main();
 
-async function soak(): Promise<number> {
+async function main(): Promise<number> {
+  const missing = missingForKernel();
+  if (missing !== false) {
+    console.error(`The soak ${missing}.`);
+    return 2;
+  }
+  const options = readOptions();
+  if (typeof options === 'string') {
+    console.error(`${options}\n${USAGE}`);
+    return 2;
+  }
+  return soak(options);
+}
+
+/** Gives what the command line asks for, or what is wrong with it. */
+function readOptions(): SoakOptions | string {
+  const { values } = parseArgs({
+    strict: false,
+    options: { connections: { type: 'string' }, mode: { type: 'string', multiple: true }, minutes: { type: 'string' }, seed: { type: 'string' } },
+  });
+  const known = ['connections', 'mode', 'minutes', 'seed'];
+  const unknown = Object.keys(values).find((name) => !known.includes(name));
+  if (unknown !== undefined) {
+    return `There is no option --${unknown}.`;
+  }
+  const numbers = { connections: DEFAULT_CONNECTIONS, minutes: Infinity, seed: Math.floor(Math.random() * 0x0fff_ffff) };
+  for (const name of ['connections', 'minutes', 'seed'] as const) {
+    const value = values[name];
+    numbers[name] = value === undefined ? numbers[name] : Number(value);
+    if (!(numbers[name] >= 0) || value === true) {
+      return `--${name} takes a number.`;
+    }
+  }
+  const wanted = values.mode === undefined ? SOAK_MODES : [values.mode].flat();
+  const wrong = wanted.find((mode) => !SOAK_MODES.some((name) => name === mode));
+  if (wrong !== undefined) {
+    return `There is no mode ${String(wrong)}.`;
+  }
+  return { ...numbers, modes: SOAK_MODES.filter((mode) => wanted.includes(mode)) };
+}
+
+async function soak({ connections, minutes, seed, modes }: SoakOptions): Promise<number> {
   const deadline = performance.now() + minutes * 60_000;
   const sums = new Map(modes.map((mode) => [mode, emptySums()]));
   const stages: Stage[] = [];
@@ -58,7 +93,7 @@ async function soak(): Promise<number> {
     for (const mode of modes) {
       stages.push(await Stage.open(mode));
     }
-    await runAll(stages, sums, deadline);
+    await runAll(stages, sums, { connections, seed, deadline });
   } catch (error) {
     if (!isInterrupted) {
       throw error;
@@ -73,7 +108,11 @@ async function soak(): Promise<number> {
 }
 
 /** One run of each mode after the other: what else goes on on the machine meets all of them. */
-async function runAll(stages: readonly Stage[], sums: ReadonlyMap<SoakMode, Sums>, deadline: number): Promise<void> {
+async function runAll(
+  stages: readonly Stage[],
+  sums: ReadonlyMap<SoakMode, Sums>,
+  { connections, seed, deadline }: { readonly connections: number; readonly seed: number; readonly deadline: number },
+): Promise<void> {
   let done = 0;
   for (let round = 0; done < connections; round += 1) {
     for (const stage of stages) {
@@ -155,12 +194,4 @@ function median(values: readonly number[]): number {
 
 function emptySums(): Sums {
   return { connections: 0, aborted: 0, bytes: 0, seconds: 0, failed: 0, takenConnections: 0, redirectedMessages: 0, switchedOn: 0, rates: [] };
-}
-
-function readNumber(name: string, text: string | undefined, otherwise: number): number {
-  const value = text === undefined ? otherwise : Number(text);
-  if (!(value >= 0)) {
-    throw new Error(`--${name} takes a number, not ${text ?? ''}: ${USAGE}`);
-  }
-  return value;
 }
