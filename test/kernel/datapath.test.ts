@@ -322,7 +322,6 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
     try {
       chmodSync(folder, 0o755);
       const gate = join(folder, 'gate');
-      await run('mkfifo', ['-m', '666', gate]);
       const port = 7_070;
       const servers = await Promise.all(lab.pods.map((pod) => pod.startServer({ port, address: '127.0.0.1' })));
       const messages = [['AAAA', 'aaaa'], ['BBBB', 'bbbb']];
@@ -338,7 +337,7 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
       // Both connections are open before a byte is sent.
       await Promise.all(clients.map(({ connected }) => connected));
       await Promise.all(servers.map((server) => server.accepted.waitFor()));
-      openGate(gate);
+      writeFileSync(gate, '');
       assert.deepEqual(await Promise.all(clients.map(({ answers }) => answers)), [['AAAAaaaa'], ['BBBBbbbb']]);
       const counters = await count(observed);
       assert.equal(counters['enrolled_active'], 2);
@@ -607,9 +606,4 @@ suite('the datapath in pods without any rules', { skip: missingForKernel() }, ()
 function isSeenAlike(events: readonly DecisionEvent[], local: Endpoint, remote: Endpoint): boolean {
   const isSame = (left: Endpoint, right: Endpoint): boolean => left.address === right.address && left.port === right.port;
   return events.some((event) => event.reason === 'enrolled_active' && isSame(event.local, remote) && isSame(event.remote, local));
-}
-
-/** Lets everybody go on who waits for the FIFO. */
-function openGate(path: string): void {
-  writeFileSync(path, '');
 }

@@ -1,4 +1,4 @@
-import { readFileSync, writeSync } from 'node:fs';
+import { existsSync, writeSync } from 'node:fs';
 import koffi from 'koffi';
 import { becomeUser } from '../lab/programs/program.ts';
 import type { ProgramIdentity } from '../lab/programs/reports.ts';
@@ -19,7 +19,7 @@ export interface RawClientParams {
   readonly connections: number;
   /** Sent one by one; as many bytes are then awaited. */
   readonly messages: readonly string[];
-  /** A FIFO: between connecting and sending, `connected` is printed and the program waits until somebody writes to it. */
+  /** The path of a file: between connecting and sending, `connected` is printed and the program waits until the file is there. */
   readonly gate?: string;
 }
 
@@ -30,6 +30,8 @@ const SO_REUSEADDR = 2;
 const IPPROTO_TCP = 6;
 const TCP_NODELAY = 1;
 const TCP_QUICKACK = 12;
+/** How often the gate is looked for. */
+const GATE_MILLISECONDS = 5;
 
 const libc = koffi.load(null);
 const socketFunction = libc.func('int socket(int family, int type, int protocol)') as unknown as (...args: number[]) => number;
@@ -97,6 +99,14 @@ function converse(fd: number, messages: readonly string[]): string {
   return buffer.toString('latin1', 0, received);
 }
 
+/** Waits as this program does everything: without an event loop. */
+function waitForFile(path: string): void {
+  const never = new Int32Array(new SharedArrayBuffer(4));
+  while (!existsSync(path)) {
+    Atomics.wait(never, 0, 0, GATE_MILLISECONDS);
+  }
+}
+
 function main(params: RawClientParams): void {
   becomeUser(params.identity);
   const answers: string[] = [];
@@ -104,7 +114,7 @@ function main(params: RawClientParams): void {
     const fd = openConnection(params);
     if (params.gate !== undefined) {
       writeSync(process.stdout.fd, 'connected\n');
-      readFileSync(params.gate);
+      waitForFile(params.gate);
     }
     answers.push(converse(fd, params.messages));
     check('close', closeFunction(fd));
