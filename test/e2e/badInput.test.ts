@@ -260,7 +260,7 @@ test('acceleration that cannot be turned on says what, why and what to do, and l
       await proxyB.stop();
       await rmdir(podB.cgroupFolder);
       await answerDialog(page, /Turn acceleration on at/, 'Turn On');
-      await expectNotice(page, new RegExp(`There is no cgroup .*${podB.name}`), /no such folder/, /Take a path from the list of cgroups/);
+      await expectNotice(page, new RegExp(`There is no cgroup .*${podB.name}`), /no such file or directory/, /Take a path from the list of cgroups/);
       await podB.startProxy();
 
       await choosePods(page, [podA.cgroup, podB.cgroup]);
@@ -285,7 +285,7 @@ async function choosePods(page: Page, cgroups: readonly string[]): Promise<void>
   await runCommand(page, 'Meshpath: Turn Acceleration On for a Cgroup…');
   await quickInput(page).locator('input[placeholder*="For which pods?"]').waitFor();
   await tickOnly(page, cgroups);
-  await page.keyboard.press('Enter');
+  await quickInput(page).getByRole('button', { name: 'OK' }).click();
 }
 
 /** Loads a program of somebody else for cgroup/getsockopt and gives where it is pinned. */

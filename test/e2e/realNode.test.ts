@@ -66,7 +66,7 @@ async function proveMainJob(page: Page, lab: Lab, host: string): Promise<void> {
   await quickInput(page).locator('input[placeholder*="For which pods?"]').waitFor();
   await tickOnly(page, [podA.cgroup, podB.cgroup]);
   await saveScreenshot(page, 'real-node-2-pods');
-  await page.keyboard.press('Enter');
+  await quickInput(page).getByRole('button', { name: 'OK' }).click();
   await answerDialog(page, /Turn acceleration on at/, 'Turn On');
   await statusBarItem(page, 'accelerating 2 pods').waitFor();
 
