@@ -104,7 +104,7 @@ export function formatCgroups(cgroups: readonly CgroupInfo[], options: TableOpti
 }
 
 /** Gives a number of bytes in the largest binary unit that leaves at least 1. */
-export function formatByteCount(bytes: number): string {
+function formatByteCount(bytes: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB'];
   const power = Math.min(units.length - 1, bytes < 1 ? 0 : Math.floor(Math.log2(bytes) / 10));
   const amount = bytes / 1024 ** power;

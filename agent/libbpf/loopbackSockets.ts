@@ -63,70 +63,97 @@ const DECLARATIONS: { readonly [Name in keyof SocketFunctions]: readonly [string
 
 /** Opens a pair; the caller closes it. No call waits longer than two seconds. Throws KERNEL_UNSUITABLE. */
 export function openSocketPair(libbpf: Libbpf): SocketPair {
-  const functions = bindFunctions(libbpf);
-  const check = (call: keyof SocketFunctions, result: number): number => {
-    if (result >= 0) {
-      return result;
+  const sockets = new LoopbackSockets(libbpf);
+  try {
+    const { connecting, accepting } = sockets.connect();
+    return {
+      connecting,
+      accepting,
+      send: (fd, text) => sockets.send(fd, text),
+      receive: (fd, bytes) => sockets.receive(fd, bytes),
+      countReadable: (fd) => sockets.countReadable(fd),
+      waitForBytes: (fd) => sockets.waitForBytes(fd),
+      close: () => sockets.close(),
+    };
+  } catch (error) {
+    sockets.close();
+    throw error;
+  }
+}
+
+/** The sockets of one pair, and the calls that are made on them. */
+class LoopbackSockets {
+  readonly #libbpf: Libbpf;
+  readonly #functions: SocketFunctions;
+  readonly #opened: number[] = [];
+
+  constructor(libbpf: Libbpf) {
+    this.#libbpf = libbpf;
+    this.#functions = bindFunctions(libbpf);
+  }
+
+  connect(): { readonly connecting: number; readonly accepting: number } {
+    const functions = this.#functions;
+    const listener = this.#open('socket', functions.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const address = loopbackAddress();
+    this.#check('bind', functions.bind(listener, address, SOCKADDR_BYTES));
+    this.#check('getsockname', functions.getsockname(listener, address, Uint32Array.of(SOCKADDR_BYTES)));
+    this.#check('listen', functions.listen(listener, 1));
+    const connecting = this.#open('socket', functions.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    this.#check('connect', functions.connect(connecting, address, SOCKADDR_BYTES));
+    this.waitForBytes(listener);
+    const accepting = this.#open('accept', functions.accept(listener, null, null));
+    for (const fd of [connecting, accepting]) {
+      this.#check('setsockopt', functions.setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, new Uint8Array(Uint32Array.of(1).buffer), 4));
+      this.#check('setsockopt', functions.setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, new Uint8Array(BigUint64Array.of(BigInt(WAIT_MILLISECONDS / 1_000), 0n).buffer), 16));
     }
-    const errno = libbpf.lastErrno();
-    throw errno === constants.errno.EAGAIN ? timeoutError(call) : callError(call, libbpf.describe(errno));
-  };
-  const opened: number[] = [];
-  const open = (call: 'socket' | 'accept', fd: number): number => {
-    opened.push(check(call, fd));
-    return fd;
-  };
-  const close = (): void => {
-    opened.splice(0).forEach((fd) => functions.close(fd));
-  };
-  const waitForBytes = (fd: number): void => {
+    return { connecting, accepting };
+  }
+
+  send(fd: number, text: string): void {
+    const bytes = Buffer.from(text);
+    if (this.#check('send', this.#functions.send(fd, bytes, bytes.length, MSG_NOSIGNAL)) !== bytes.length) {
+      throw callError('send', 'fewer bytes than were given');
+    }
+  }
+
+  receive(fd: number, bytes: number): string {
+    const buffer = Buffer.alloc(bytes);
+    return buffer.toString('utf8', 0, this.#check('recv', this.#functions.recv(fd, buffer, bytes, 0)));
+  }
+
+  countReadable(fd: number): number {
+    this.waitForBytes(fd);
+    const count = new Uint32Array(1);
+    this.#check('ioctl', this.#functions.ioctl(fd, FIONREAD, count));
+    return count[0] ?? 0;
+  }
+
+  waitForBytes(fd: number): void {
     // struct pollfd: int fd; short events, revents.
     const polled = new Uint8Array(8);
     new Uint32Array(polled.buffer)[0] = fd;
     new Uint16Array(polled.buffer)[2] = POLLIN;
-    if (check('poll', functions.poll(polled, 1, WAIT_MILLISECONDS)) === 0) {
+    if (this.#check('poll', this.#functions.poll(polled, 1, WAIT_MILLISECONDS)) === 0) {
       throw timeoutError('poll');
     }
-  };
-  try {
-    const listener = open('socket', functions.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    const address = loopbackAddress();
-    check('bind', functions.bind(listener, address, SOCKADDR_BYTES));
-    check('getsockname', functions.getsockname(listener, address, Uint32Array.of(SOCKADDR_BYTES)));
-    check('listen', functions.listen(listener, 1));
-    const connecting = open('socket', functions.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    check('connect', functions.connect(connecting, address, SOCKADDR_BYTES));
-    waitForBytes(listener);
-    const accepting = open('accept', functions.accept(listener, null, null));
-    for (const fd of [connecting, accepting]) {
-      check('setsockopt', functions.setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, new Uint8Array(Uint32Array.of(1).buffer), 4));
-      check('setsockopt', functions.setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, new Uint8Array(BigUint64Array.of(BigInt(WAIT_MILLISECONDS / 1_000), 0n).buffer), 16));
+  }
+
+  close(): void {
+    this.#opened.splice(0).forEach((fd) => this.#functions.close(fd));
+  }
+
+  #open(call: 'socket' | 'accept', fd: number): number {
+    this.#opened.push(this.#check(call, fd));
+    return fd;
+  }
+
+  #check(call: keyof SocketFunctions, result: number): number {
+    if (result >= 0) {
+      return result;
     }
-    return {
-      connecting,
-      accepting,
-      send: (fd, text) => {
-        const bytes = Buffer.from(text);
-        if (check('send', functions.send(fd, bytes, bytes.length, MSG_NOSIGNAL)) !== bytes.length) {
-          throw callError('send', 'fewer bytes than were given');
-        }
-      },
-      receive: (fd, bytes) => {
-        const buffer = Buffer.alloc(bytes);
-        return buffer.toString('utf8', 0, check('recv', functions.recv(fd, buffer, bytes, 0)));
-      },
-      countReadable: (fd) => {
-        waitForBytes(fd);
-        const count = new Uint32Array(1);
-        check('ioctl', functions.ioctl(fd, FIONREAD, count));
-        return count[0] ?? 0;
-      },
-      waitForBytes,
-      close,
-    };
-  } catch (error) {
-    close();
-    throw error;
+    const errno = this.#libbpf.lastErrno();
+    throw errno === constants.errno.EAGAIN ? timeoutError(call) : callError(call, this.#libbpf.describe(errno));
   }
 }
 

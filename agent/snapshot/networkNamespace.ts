@@ -64,7 +64,7 @@ export async function readNamespace(handle: NamespaceHandle, parts: ReadonlySet<
 }
 
 /** Gives a namespace a name that people know. */
-export function namespaceTitle(handle: { readonly id: NamespaceId; readonly names: readonly string[] }): string {
+function namespaceTitle(handle: { readonly id: NamespaceId; readonly names: readonly string[] }): string {
   const name = handle.names[0];
   return name === undefined ? `namespace ${handle.id}` : name === HOST_NAME ? 'the host' : `namespace ${name}`;
 }
