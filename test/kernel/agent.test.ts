@@ -23,6 +23,7 @@ import type { Node } from '../../agent/protocol/node.ts';
 import type { CgroupPath, MapId } from '../../agent/protocol/scalars.ts';
 import { createAgentService } from '../../agent/service.ts';
 import { runCommand } from '../lab/command.ts';
+import { createLab } from '../lab/lab.ts';
 import { missingForKernel } from '../requirements.ts';
 
 const skip = missingForKernel();
@@ -211,6 +212,23 @@ it('a snapshot holds the rules, routes, sockets and pods of a namespace', { skip
   } finally {
     await node.close();
     await runCommand('ip', ['netns', 'del', name]);
+  }
+});
+
+it('a snapshot tells which veth pairs belong together, also of pods that look alike', { skip }, async () => {
+  const labs = [await createLab({ rules: 'none' }), await createLab({ rules: 'none' })];
+  const node = connectInProcess(createAgentService({ objectPath, agentVersion: 'test' }));
+  try {
+    const { namespaces } = await node.call('takeSnapshot', {});
+    for (const lab of labs) {
+      const peersOf = (id: string): (string | null | undefined)[] =>
+        namespaces.find((namespace) => namespace.id === id)?.links.filter(({ kind }) => kind === 'veth').map(({ peer }) => peer?.namespace) ?? [];
+      assert.deepEqual(peersOf(lab.routerNamespaceId), lab.pods.map(({ namespaceId }) => namespaceId));
+      assert.deepEqual(lab.pods.flatMap(({ namespaceId }) => peersOf(namespaceId)), lab.pods.map(() => lab.routerNamespaceId));
+    }
+  } finally {
+    await node.close();
+    await Promise.all(labs.map((lab) => lab.dispose()));
   }
 });
 
