@@ -110,7 +110,7 @@ async function proveMainJob(page: Page, lab: Lab, host: string): Promise<void> {
   await saveScreenshot(page, 'real-node-5-sockets');
 
   await runCommand(page, 'Meshpath: Explain a Connection…');
-  const source = quickInput(page).locator('.monaco-list-row').filter({ hasText: podA.name }).filter({ hasText: 'user 1000' }).first();
+  const source = quickInput(page).locator('.monaco-list-row').filter({ hasText: podA.cgroup }).filter({ hasText: 'user 1000' }).first();
   await source.click();
   await pickItem(page, spell(destination), 'Where to?');
   const panel = await findWebview(page, { title: `→ ${spell(destination)}` });
