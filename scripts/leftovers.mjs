@@ -83,8 +83,11 @@ function isHeldByAnotherRun(holders, runName) {
   return holders.length > 0 && holders.every((id) => !isOfRun(id, runName) && parentOf(id) !== '1');
 }
 
-/** Gives the processes that hold each BPF program, itself or a link of it, by program id: fdinfo says it (proc_pid_fdinfo(5)). */
-function findProgramHolders() {
+/**
+ * Gives the processes that hold each BPF program, itself or a link of it, by program id: fdinfo says it (proc_pid_fdinfo(5)).
+ * Debian's bpftool does not know them.
+ */
+export function findProgramHolders() {
   /** @type {Map<number, string[]>} */
   const holders = new Map();
   for (const id of listProcessIds()) {

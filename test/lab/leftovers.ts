@@ -2,6 +2,7 @@ import { readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { findCgroup2Mount } from '../../agent/kernel/cgroup2Mount.ts';
+import { findProgramHolders } from '../../scripts/leftovers.mjs';
 import { listCgroupProcesses } from './cgroup2.ts';
 import { runCommand } from './command.ts';
 import { LAB_PREFIX } from './lab.ts';
@@ -81,12 +82,13 @@ async function listPrograms({ holders = [process.pid], programIds }: LeftoverSco
   const programs = JSON.parse(await runCommand('bpftool', ['--json', 'prog', 'show'])) as readonly {
     readonly id: number;
     readonly name?: string;
-    readonly pids?: readonly { readonly pid: number }[];
   }[];
+  const pidsOf = findProgramHolders();
   return programs
-    .filter(({ id, name = '', pids = [] }) => {
+    .filter(({ id, name = '' }) => {
+      const pids = pidsOf.get(id) ?? [];
       const isLoaded = programIds === undefined ? pids.length === 0 : programIds.includes(id);
-      return name.startsWith(PROGRAM_PREFIX) && (isLoaded || pids.some(({ pid }) => holders.includes(pid)));
+      return name.startsWith(PROGRAM_PREFIX) && (isLoaded || pids.some((pid) => holders.includes(Number(pid))));
     })
     .map(({ id, name = '' }) => `${name} (id ${id})`);
 }
