@@ -36,9 +36,12 @@ struct connection_key {
 	__u32 reserved;
 };
 
-/* A socket: key of `sockets`. netns_cookie is as in struct connection_key. */
+/*
+ * A socket: key of `sockets`. The cookie is that of the connecting socket, for either end: the tuple alone may come
+ * again while the accepting end still holds bytes that nobody has read, and an entry that is replaced takes them along.
+ */
 struct socket_key {
-	__u64 netns_cookie;
+	__u64 connecting_cookie;
 	struct ip_address local;
 	struct ip_address remote;
 	__be16 local_port;

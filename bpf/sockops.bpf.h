@@ -64,9 +64,10 @@ static __always_inline bool can_redirect(const struct connection_key *key)
 }
 
 /* Gives the keys in `sockets` of both ends of a connection, by its ends as the connecting side sees them. */
-static __always_inline void set_connecting_key(struct socket_key *key, const struct connection_key *connection)
+static __always_inline void set_connecting_key(struct socket_key *key, const struct connection_key *connection,
+					       __u64 connecting_cookie)
 {
-	key->netns_cookie = connection->netns_cookie;
+	key->connecting_cookie = connecting_cookie;
 	key->local = connection->source;
 	key->remote = connection->destination;
 	key->local_port = connection->source_port;
@@ -74,9 +75,10 @@ static __always_inline void set_connecting_key(struct socket_key *key, const str
 	key->reserved = 0;
 }
 
-static __always_inline void set_accepting_key(struct socket_key *key, const struct connection_key *connection)
+static __always_inline void set_accepting_key(struct socket_key *key, const struct connection_key *connection,
+					      __u64 connecting_cookie)
 {
-	key->netns_cookie = connection->netns_cookie;
+	key->connecting_cookie = connecting_cookie;
 	key->local = connection->destination;
 	key->remote = connection->source;
 	key->local_port = connection->destination_port;
@@ -152,7 +154,7 @@ static __always_inline __u32 on_connect(struct bpf_sock_ops *ctx, struct socket_
 	__u64 scope = get_scope(local, remote, state->netns_cookie, state->cgroup_id);
 
 	set_connection_key(&state->connection, local, remote, scope);
-	set_accepting_key(&state->peer, &state->connection);
+	set_accepting_key(&state->peer, &state->connection, state->cookie);
 	connection.original = state->original;
 	connection.is_rewritten = state->is_rewritten;
 	connection.opened_boot_nanoseconds = bpf_ktime_get_boot_ns();
@@ -186,7 +188,7 @@ static __always_inline __u32 on_active_established(struct bpf_sock_ops *ctx, str
 	}
 	if (!can_redirect(&state->connection) || is_switched_off())
 		return DECISION_COUNTERS;
-	set_connecting_key(&key, &state->connection);
+	set_connecting_key(&key, &state->connection, state->cookie);
 	*error = bpf_sock_hash_update(ctx, &sockets, &key, BPF_ANY);
 	if (*error)
 		return DECISION_ENROL_FAILED;
@@ -243,7 +245,7 @@ static __always_inline __u32 on_passive_established(struct bpf_sock_ops *ctx, st
 		return DECISION_FAILED_STORAGE;
 	*created = state;
 	state->connection = connection_key;
-	set_connecting_key(&state->peer, &connection_key);
+	set_connecting_key(&state->peer, &connection_key, connection->connecting_cookie);
 	state->original = connection->original;
 	state->cookie = bpf_get_socket_cookie(ctx);
 	state->cgroup_id = pod->cgroup_id;
@@ -257,7 +259,7 @@ static __always_inline __u32 on_passive_established(struct bpf_sock_ops *ctx, st
 		watch_state(ctx);
 	if (!can_redirect(&connection_key) || is_switched_off())
 		return DECISION_COUNTERS;
-	set_accepting_key(&key, &connection_key);
+	set_accepting_key(&key, &connection_key, connection->connecting_cookie);
 	*error = bpf_sock_hash_update(ctx, &sockets, &key, BPF_ANY);
 	if (*error)
 		return DECISION_ENROL_FAILED;

@@ -93,7 +93,8 @@ async function expectFailedConnection(page: Page, host: string, what: RegExp, wh
 
 async function removeFailed(page: Page, host: string): Promise<void> {
   const row = treeRow(page, NODES, host);
-  await row.hover();
+  // A selected row shows its actions; a hovered one only while it stays below the mouse, and rows above may still come and go.
+  await row.click();
   await row.locator('a.action-label[aria-label^="Remove Node from the View"]').click();
   await row.waitFor({ state: 'detached' });
 }

@@ -146,6 +146,30 @@ suite('acceleration at its edges', { skip: missingForKernel() }, () => {
     assert.deepEqual(await acceleration.findKeptEntries(), []);
   });
 
+  test('what a client sent last is not lost when its next connection has the same ends before a reader has looked', async () => {
+    const pod = lab.pod(0);
+    const [server, client] = await Promise.all([pod.startServer({ address: '127.0.0.1', mode: 'ends-first' }), pod.startClient({ identity: SIDECAR_IDENTITY })]);
+    const ends = { address: '127.0.0.1', port: server.port, localAddress: '127.0.0.1', localPort: 20_000 };
+    const first = await client.connect(ends);
+    // Its end has come: the client's port is free as soon as it closes, while the server still has the socket.
+    assert.equal((await first.receive(1)).ended, true);
+    process.kill(server.pid, 'SIGSTOP');
+    await first.send(1_000);
+    await first.close();
+    const second = await client.connect(ends);
+    process.kill(server.pid, 'SIGCONT');
+    await second.close();
+    const ended = await server.ended.waitForCount(2);
+    assert.deepEqual(
+      ended.map(({ receivedBytes, error }) => [receivedBytes, error]),
+      [
+        [1_000, null],
+        [0, null],
+      ],
+    );
+    assert.equal((await acceleration.countDecisions()).get('message_redirected'), 1);
+  });
+
   test('2,000 connections in two pods with the same addresses and ports on loopback: no byte crosses', async (context) => {
     const address = '127.0.0.1';
     const startAt = Date.now() + 5_000;
