@@ -5,7 +5,10 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { runCli } from '../../test/cliSurroundings.ts';
 import type { CliRun } from '../../test/cliSurroundings.ts';
-import { rulesCommand } from './rules.ts';
+import { rulesLintCommand } from './rulesLint.ts';
+import { rulesPrintCommand } from './rulesPrint.ts';
+
+const commands = [rulesPrintCommand, rulesLintCommand];
 
 let folder = '';
 
@@ -18,7 +21,7 @@ after(() => rm(folder, { recursive: true }));
 async function runOn(text: string | Uint8Array, ...words: readonly string[]): Promise<CliRun> {
   const file = join(folder, 'rules');
   await writeFile(file, text);
-  return runCli(['rules', ...words.map((word) => (word === 'FILE' ? file : word))], { commands: [rulesCommand] });
+  return runCli(['rules', ...words.map((word) => (word === 'FILE' ? file : word))], { commands });
 }
 
 test('rules print prints what iptables-save would', async () => {
@@ -53,7 +56,7 @@ test('rules lint finds what can never match, for people and for programs', async
 
 test('wrong usage of rules is told before anything is read', async () => {
   for (const words of [['rules'], ['rules', 'what'], ['rules', 'print'], ['rules', 'lint', 'a', 'b'], ['rules', 'lint', 'a', '--counters'], ['rules', 'print', '/nowhere/at/all']]) {
-    const run = await runCli(words, { commands: [rulesCommand] });
+    const run = await runCli(words, { commands });
     assert.equal(run.code, 2, words.join(' '));
     assert.notEqual(run.notes, '');
   }

@@ -1,13 +1,14 @@
-import { readRuleSet } from '../../../simulator/netfilter/readRuleSet.ts';
-import { writeRuleSet } from '../../../simulator/netfilter/writeRuleSet.ts';
-import { EXIT_FAILED, EXIT_OK } from '../../command.ts';
-import { writeJson } from '../../output.ts';
-import { readRulesFile } from '../../rulesFile.ts';
-import { formatProblem, ruleSetJson, tellDamage } from '../../rulesText.ts';
-import type { RulesSubcommand } from './subcommand.ts';
+import { readRuleSet } from '../../simulator/netfilter/readRuleSet.ts';
+import { writeRuleSet } from '../../simulator/netfilter/writeRuleSet.ts';
+import { EXIT_FAILED, EXIT_OK } from '../command.ts';
+import type { Command } from '../command.ts';
+import { writeJson } from '../output.ts';
+import { readRulesFile } from '../rulesFile.ts';
+import { formatProblem, ruleSetJson, tellDamage } from '../rulesText.ts';
 
-export const printRules: RulesSubcommand = {
-  name: 'print',
+export const rulesPrintCommand: Command = {
+  name: 'rules print',
+  summary: 'Print a rule set as iptables-save would.',
   usage: 'FILE',
   operands: { min: 1, max: 1 },
   description: [

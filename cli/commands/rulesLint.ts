@@ -1,15 +1,16 @@
-import type { RuleFinding } from '../../../simulator/netfilter/lintRuleSet.ts';
-import { lintRuleSet } from '../../../simulator/netfilter/lintRuleSet.ts';
-import { readRuleSet } from '../../../simulator/netfilter/readRuleSet.ts';
-import { EXIT_FAILED, EXIT_OK } from '../../command.ts';
-import { writeJson, writeLines } from '../../output.ts';
-import { readRulesFile } from '../../rulesFile.ts';
-import { formatProblem, tellDamage } from '../../rulesText.ts';
-import { escapeText } from '../../text/escape.ts';
-import type { RulesSubcommand } from './subcommand.ts';
+import type { RuleFinding } from '../../simulator/netfilter/lintRuleSet.ts';
+import { lintRuleSet } from '../../simulator/netfilter/lintRuleSet.ts';
+import { readRuleSet } from '../../simulator/netfilter/readRuleSet.ts';
+import { EXIT_FAILED, EXIT_OK } from '../command.ts';
+import type { Command } from '../command.ts';
+import { writeJson, writeLines } from '../output.ts';
+import { readRulesFile } from '../rulesFile.ts';
+import { formatProblem, tellDamage } from '../rulesText.ts';
+import { escapeText } from '../text/escape.ts';
 
-export const lintRules: RulesSubcommand = {
-  name: 'lint',
+export const rulesLintCommand: Command = {
+  name: 'rules lint',
+  summary: 'Find the rules of a rule set that can never match.',
   usage: 'FILE',
   operands: { min: 1, max: 1 },
   description: [
