@@ -15,7 +15,7 @@ import type { NodeHandlers, NodeService, Notify } from './protocol/node.ts';
 import { parseParams } from './requestParams.ts';
 
 /** The code of every error response; the WireError is its data. */
-export const ERROR_RESPONSE_CODE = -32_000;
+const ERROR_RESPONSE_CODE = -32_000;
 /** Batches of decisions that may wait for a slow client; what comes beyond is counted as lost. */
 const MAX_WAITING_BATCHES = 64;
 

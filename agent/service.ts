@@ -80,7 +80,7 @@ export function createAgentService(options: AgentOptions): (notify: Notify) => N
       takeSnapshot: async (_params, context) =>
         takeSnapshot({ identity, reader, accelerations: () => listAccelerations({}, context) }, context.signal),
       runDoctor: async (_params, { signal }) =>
-        runDoctor({ identity, openLibbpf: () => openLibbpf().version, findCgroupMount: () => findCgroup2Mount(), reader }, signal),
+        runDoctor({ identity, openLibbpf: () => openLibbpf().version, findCgroupMount: () => findCgroup2Mount(), reader, readObject: () => readObject(options.objectPath) }, signal),
       turnAccelerationOn: async (params, context) => connections.turnOn(() => openAccelerator().turnAccelerationOn(params, context), context.signal),
       turnAccelerationOff: async (params, context) => openAccelerator().turnAccelerationOff(params, context),
       listAccelerations,

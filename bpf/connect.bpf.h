@@ -60,7 +60,7 @@ static __always_inline enum decision_reason decide_for_own_pod(const struct conn
 	if (!profile.redirects_own || request->owner != OWNER_SIDECAR || is_localhost(&request->destination) ||
 	    is_from_passthrough(request))
 		return DECISION_SIDECAR_TO_APPLICATION;
-	if (request->port_lists & (PORT_EXCLUDED_OUTBOUND | PORT_EXCLUDED_OWN))
+	if (request->port_lists & (PORT_EXCLUDED_OUTBOUND | PORT_TUNNEL))
 		return DECISION_PASSED_EXCLUDED_PORT;
 	if (profile.has_ranges_first && is_in_range(RANGE_EXCLUDED_OUTBOUND, &request->destination))
 		return DECISION_PASSED_EXCLUDED_RANGE;
@@ -80,7 +80,7 @@ static __always_inline enum decision_reason decide_for_other_pod(const struct co
 
 	if (!request->is_to_pod)
 		return DECISION_PASSED_PEER_NOT_ENROLLED;
-	if (request->port_lists & PORT_EXCLUDED_INBOUND)
+	if (request->port_lists & (PORT_EXCLUDED_INBOUND | PORT_TUNNEL))
 		return DECISION_PASSED_EXCLUDED_PORT;
 	if (is_none(source))
 		source = get_pod_source(pod, is_ipv4(&request->destination));

@@ -59,7 +59,7 @@ test('writes the lists of a profile as the programs look them up', () => {
     passedUids: [0, 1337],
     excludedInboundPorts: [80, 443] as PortNumber[],
     excludedOutboundPorts: [443] as PortNumber[],
-    excludedOwnPorts: [],
+    tunnelPorts: [15_008] as PortNumber[],
     excludedOutboundRanges: ['10.96.0.0/12', '0.0.0.0/0'] as IpPrefix[],
     includedInboundRanges: ['::/0'] as IpPrefix[],
   });
@@ -70,7 +70,7 @@ test('writes the lists of a profile as the programs look them up', () => {
     ['0100000039050000', '02000000'],
     ['0000000039050000', '01000000'],
   ]);
-  assert.deepEqual(of('ports'), [['bb010000', '03000000'], ['50000000', '02000000']]);
+  assert.deepEqual(of('ports'), [['bb010000', '03000000'], ['50000000', '02000000'], ['a03a0000', '04000000']]);
   assert.deepEqual(of('ranges'), [
     ['8c000000' + '00000100' + '00000000000000000000ffff0a600000', '01000000'],
     ['80000000' + '00000100' + '00000000000000000000ffff00000000', '01000000'],

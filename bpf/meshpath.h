@@ -36,9 +36,12 @@ struct connection_key {
 	__u32 reserved;
 };
 
-/* A socket: key of `sockets`. netns_cookie is as in struct connection_key. */
+/*
+ * A socket: key of `sockets`. The cookie is that of the connecting socket, for either end: the tuple alone may come
+ * again while the accepting end still holds bytes that nobody has read, and an entry that is replaced takes them along.
+ */
 struct socket_key {
-	__u64 netns_cookie;
+	__u64 connecting_cookie;
 	struct ip_address local;
 	struct ip_address remote;
 	__be16 local_port;
@@ -61,7 +64,10 @@ struct handshake_key {
 	__u16 reserved[3];
 };
 
-/* Value of `connections`: from the SYN until the connecting socket closes. */
+/*
+ * Value of `connections`: from the SYN until the connecting socket closes. Where it was rewritten and the accepting side
+ * has not asked yet where it was to go, until that asks or closes: a client may send all it has and leave before.
+ */
 struct connection {
 	struct endpoint original; /* what connect(2) was asked for, where it was rewritten */
 	/* Each of these is written by one side only: bytes of their own need no atomic operations (Linux 5.12). */
@@ -83,10 +89,10 @@ struct connection {
 	__u32 accepting_sequence;
 	__u32 connecting_uid;
 	bool is_switched_off; /* set by user space: its messages are not redirected any more */
+	bool is_left; /* the connecting socket has closed; the accepting side still has to be told */
 	/* What the last message of each side met: enum decision_reason; 0: it sent none. */
 	__u8 connecting_messages;
 	__u8 accepting_messages;
-	__u8 reserved;
 	/* Bytes of each side that were redirected. */
 	__u64 redirected_by_connecting;
 	__u64 redirected_by_accepting;
@@ -147,7 +153,7 @@ enum owner {
 enum port_list {
 	PORT_EXCLUDED_OUTBOUND = 1,
 	PORT_EXCLUDED_INBOUND = 2,
-	PORT_EXCLUDED_OWN = 4, /* of the sidecar's connections to its own pod */
+	PORT_TUNNEL = 4, /* excluded inbound and of the sidecar's connections to its own pod */
 	PORT_INCLUDED_OUTBOUND = 8,
 	PORT_INCLUDED_INBOUND = 16,
 };

@@ -8,6 +8,7 @@
 #include <linux/in6.h>
 #include <bpf/bpf_helpers.h>
 #include "address.bpf.h"
+#include "connections.bpf.h"
 #include "decisions.bpf.h"
 #include "maps.bpf.h"
 
@@ -50,7 +51,6 @@ int meshpath_getsockopt(struct bpf_sockopt *ctx)
 {
 	struct sockaddr_in6 *ipv6 = ctx->optval;
 	struct sockaddr_in *ipv4 = ctx->optval;
-	struct connection *connection;
 	struct socket_state *state;
 
 	if (!is_original_destination(CONTEXT(ctx->level), CONTEXT(ctx->optname))) {
@@ -80,9 +80,7 @@ int meshpath_getsockopt(struct bpf_sockopt *ctx)
 		CONTEXT(ctx->optlen) = sizeof(*ipv6);
 	}
 	CONTEXT(ctx->retval) = 0;
-	connection = bpf_map_lookup_elem(&connections, &state->connection);
-	if (connection && connection->accepting_cookie == state->cookie)
-		connection->is_answered = true;
+	settle_accepting(state);
 	report_answer(state, DECISION_HOOK_GETSOCKOPT, DECISION_ANSWERED_ORIGINAL_DESTINATION);
 	return ALLOW;
 }

@@ -10,6 +10,7 @@
 #include <linux/errno.h>
 #include <bpf/bpf_helpers.h>
 #include "address.bpf.h"
+#include "connections.bpf.h"
 #include "decisions.bpf.h"
 #include "maps.bpf.h"
 
@@ -63,9 +64,10 @@ static __always_inline bool can_redirect(const struct connection_key *key)
 }
 
 /* Gives the keys in `sockets` of both ends of a connection, by its ends as the connecting side sees them. */
-static __always_inline void set_connecting_key(struct socket_key *key, const struct connection_key *connection)
+static __always_inline void set_connecting_key(struct socket_key *key, const struct connection_key *connection,
+					       __u64 connecting_cookie)
 {
-	key->netns_cookie = connection->netns_cookie;
+	key->connecting_cookie = connecting_cookie;
 	key->local = connection->source;
 	key->remote = connection->destination;
 	key->local_port = connection->source_port;
@@ -73,9 +75,10 @@ static __always_inline void set_connecting_key(struct socket_key *key, const str
 	key->reserved = 0;
 }
 
-static __always_inline void set_accepting_key(struct socket_key *key, const struct connection_key *connection)
+static __always_inline void set_accepting_key(struct socket_key *key, const struct connection_key *connection,
+					      __u64 connecting_cookie)
 {
-	key->netns_cookie = connection->netns_cookie;
+	key->connecting_cookie = connecting_cookie;
 	key->local = connection->destination;
 	key->remote = connection->source;
 	key->local_port = connection->destination_port;
@@ -87,11 +90,18 @@ static __always_inline void set_handshake_key(struct handshake_key *key, const s
 					      __u64 netns_cookie, __u32 connecting_sequence, __u32 accepting_sequence)
 {
 	__builtin_memset(key, 0, sizeof(*key));
-	key->netns_cookie = is_pod_address(&destination->address) ? 0 : netns_cookie;
+	key->netns_cookie = netns_cookie;
 	key->destination = destination->address;
 	key->destination_port = destination->port;
 	key->connecting_sequence = connecting_sequence;
 	key->accepting_sequence = accepting_sequence;
+}
+
+/* What tells apart handshakes to the same address. */
+static __always_inline __u64 get_handshake_scope(const struct endpoint *destination, __u64 netns_cookie,
+						 __u64 cgroup_id)
+{
+	return is_pod_address(&destination->address) ? 0 : get_namespace(netns_cookie, cgroup_id);
 }
 
 /* Writes the connection down; gives 0 or a negative errno. */
@@ -110,7 +120,6 @@ static __always_inline int add_connection(const struct connection_key *key, cons
 static __always_inline void remove_connection(const struct socket_state *state, const struct endpoint *remote)
 {
 	struct connection *connection = bpf_map_lookup_elem(&connections, &state->connection);
-	struct control *switches = get_control();
 	struct handshake_key handshake;
 
 	/* Unless a newer connection has the same key. */
@@ -119,10 +128,22 @@ static __always_inline void remove_connection(const struct socket_state *state, 
 	if (!connection->accepting_cookie && connection->connecting_sequence) {
 		set_handshake_key(&handshake, remote, get_namespace(state->netns_cookie, state->cgroup_id),
 				  connection->connecting_sequence, connection->accepting_sequence);
-		bpf_map_delete_elem(&handshakes, &handshake);
+		/* Whether the destination is registered may have changed since. */
+		if (bpf_map_delete_elem(&handshakes, &handshake)) {
+			handshake.netns_cookie = 0;
+			bpf_map_delete_elem(&handshakes, &handshake);
+		}
 	}
-	if (!bpf_map_delete_elem(&connections, &state->connection) && switches)
-		__sync_fetch_and_add(&switches->live_connections, -1);
+	if (connection->is_rewritten && connection->accepting_cookie && !connection->is_answered) {
+		connection->is_left = true;
+		return;
+	}
+	delete_connection(&state->connection);
+}
+
+static __always_inline void watch_state(struct bpf_sock_ops *ctx)
+{
+	bpf_sock_ops_cb_flags_set(ctx, READ_CONTEXT(ctx, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
 /* Before the SYN. Gives the reason to report, or DECISION_COUNTERS for none. */
@@ -133,7 +154,7 @@ static __always_inline __u32 on_connect(struct bpf_sock_ops *ctx, struct socket_
 	__u64 scope = get_scope(local, remote, state->netns_cookie, state->cgroup_id);
 
 	set_connection_key(&state->connection, local, remote, scope);
-	set_accepting_key(&state->peer, &state->connection);
+	set_accepting_key(&state->peer, &state->connection, state->cookie);
 	connection.original = state->original;
 	connection.is_rewritten = state->is_rewritten;
 	connection.opened_boot_nanoseconds = bpf_ktime_get_boot_ns();
@@ -144,7 +165,7 @@ static __always_inline __u32 on_connect(struct bpf_sock_ops *ctx, struct socket_
 	*error = add_connection(&state->connection, &connection);
 	if (*error)
 		return DECISION_CONNECTIONS_FULL;
-	bpf_sock_ops_cb_flags_set(ctx, READ_CONTEXT(ctx, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG);
+	watch_state(ctx);
 	return DECISION_COUNTERS;
 }
 
@@ -160,13 +181,14 @@ static __always_inline __u32 on_active_established(struct bpf_sock_ops *ctx, str
 	if (!connection->accepting_cookie) {
 		connection->accepting_sequence = READ_CONTEXT(ctx, rcv_nxt);
 		connection->connecting_sequence = READ_CONTEXT(ctx, snd_nxt);
-		set_handshake_key(&handshake, remote, get_namespace(state->netns_cookie, state->cgroup_id),
+		set_handshake_key(&handshake, remote,
+				  get_handshake_scope(remote, state->netns_cookie, state->cgroup_id),
 				  connection->connecting_sequence, connection->accepting_sequence);
 		bpf_map_update_elem(&handshakes, &handshake, &state->connection, BPF_ANY);
 	}
 	if (!can_redirect(&state->connection) || is_switched_off())
 		return DECISION_COUNTERS;
-	set_connecting_key(&key, &state->connection);
+	set_connecting_key(&key, &state->connection, state->cookie);
 	*error = bpf_sock_hash_update(ctx, &sockets, &key, BPF_ANY);
 	if (*error)
 		return DECISION_ENROL_FAILED;
@@ -189,6 +211,11 @@ static __always_inline struct connection *find_accepted(struct bpf_sock_ops *ctx
 	set_handshake_key(&handshake, local, get_namespace(netns_cookie, cgroup_id), READ_CONTEXT(ctx, rcv_nxt),
 			  READ_CONTEXT(ctx, snd_nxt));
 	found = bpf_map_lookup_elem(&handshakes, &handshake);
+	if (!found) {
+		/* To an address that is, or until a moment ago was, registered. */
+		handshake.netns_cookie = 0;
+		found = bpf_map_lookup_elem(&handshakes, &handshake);
+	}
 	if (found) {
 		*key = *found;
 		bpf_map_delete_elem(&handshakes, &handshake);
@@ -218,7 +245,7 @@ static __always_inline __u32 on_passive_established(struct bpf_sock_ops *ctx, st
 		return DECISION_FAILED_STORAGE;
 	*created = state;
 	state->connection = connection_key;
-	set_connecting_key(&state->peer, &connection_key);
+	set_connecting_key(&state->peer, &connection_key, connection->connecting_cookie);
 	state->original = connection->original;
 	state->cookie = bpf_get_socket_cookie(ctx);
 	state->cgroup_id = pod->cgroup_id;
@@ -228,9 +255,11 @@ static __always_inline __u32 on_passive_established(struct bpf_sock_ops *ctx, st
 	connection->accepting_cookie = state->cookie;
 	connection->accepting_cgroup_id = state->cgroup_id;
 	connection->accepting_netns_cookie = netns_cookie;
+	if (state->is_rewritten)
+		watch_state(ctx);
 	if (!can_redirect(&connection_key) || is_switched_off())
 		return DECISION_COUNTERS;
-	set_accepting_key(&key, &connection_key);
+	set_accepting_key(&key, &connection_key, connection->connecting_cookie);
 	*error = bpf_sock_hash_update(ctx, &sockets, &key, BPF_ANY);
 	if (*error)
 		return DECISION_ENROL_FAILED;
@@ -266,8 +295,13 @@ int meshpath_sockops(struct bpf_sock_ops *ctx)
 		READ_ENDS(ctx, &event.local, &event.remote);
 		reason = on_passive_established(ctx, sk, &state, pod, &event.local, &event.remote, &error);
 	} else {
-		if (!state || !state->is_connecting)
+		if (!state)
 			return SOCKOPS_DONE;
+		if (!state->is_connecting) {
+			if (operation == BPF_SOCK_OPS_STATE_CB)
+				settle_accepting(state);
+			return SOCKOPS_DONE;
+		}
 		READ_ENDS(ctx, &event.local, &event.remote);
 		if (operation == BPF_SOCK_OPS_TCP_CONNECT_CB) {
 			reason = on_connect(ctx, state, &event.local, &event.remote, &error);

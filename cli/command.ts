@@ -45,6 +45,7 @@ export interface CommandContext {
 
 /** One thing that `meshpath` does. */
 export interface Command {
+  /** One word, or several with a space between them where commands form a family: `rules print`. */
   readonly name: string;
   /** What it does, a few words. */
   readonly summary: string;

@@ -45,6 +45,21 @@ test('help and version are asked for in the usual ways', () => {
   assert.deepEqual(parseCommandLine(['--version'], commands), { kind: 'version' });
 });
 
+test('names of several words form families, each with short options of its own', () => {
+  const brush: Command = { ...paint, name: 'buy brush', options: { colour: { type: 'string', short: 'r', description: 'Its colour.' } } };
+  const tin: Command = { ...rest, name: 'buy tin', options: { red: { type: 'boolean', short: 'r', description: 'A red one.' } } };
+  const family = [paint, rest, brush, tin];
+  const invocation = parseCommandLine(['buy', 'brush', '-r', 'blue', 'wall'], family);
+  assert.equal(invocation.kind, 'run');
+  assert.equal(invocation.command, brush);
+  assert.deepEqual([invocation.arguments.operands, invocation.arguments.text('colour')], [['wall'], 'blue']);
+  const other = parseCommandLine(['buy', 'tin', '-r'], family);
+  assert.equal(other.kind === 'run' && other.arguments.flag('red'), true);
+  assert.deepEqual(parseCommandLine(['help', 'buy', 'tin'], family), { kind: 'help', command: tin });
+  assert.throws(() => parseCommandLine(['buy'], family), (error: unknown) => MeshpathError.is(error, 'INPUT_INVALID') && /buy needs more.*buy brush, buy tin/.test(`${error.message} ${error.reason}`));
+  assert.throws(() => parseCommandLine(['buy', 'paint'], family), (error: unknown) => MeshpathError.is(error) && error.message === "There is no command 'buy paint'.");
+});
+
 const wrong: readonly (readonly [words: readonly string[], says: RegExp])[] = [
   [[], /No command/],
   [['pain'], /no command 'pain'/],

@@ -30,21 +30,22 @@ type OptionValue = string | boolean | (string | boolean)[] | undefined;
  */
 export function parseCommandLine(words: readonly string[], commands: readonly Command[]): Invocation {
   const { values, positionals } = parseWords(words, commands);
-  const [name, ...operands] = positionals;
+  const [name, ...following] = positionals;
   if (values['version'] === true) {
     return { kind: 'version' };
   }
-  if (name === undefined || (name === 'help' && operands.length === 0)) {
+  if (name === undefined || (name === 'help' && following.length === 0)) {
     if (values['help'] !== true && name === undefined) {
       throw usageError('No command was given.', 'meshpath needs to be told what to do.', null);
     }
     return { kind: 'help', command: null };
   }
   const isHelp = name === 'help' || values['help'] === true;
-  const command = findCommand(name === 'help' ? (operands[0] ?? '') : name, commands);
+  const command = findCommand(name === 'help' ? following : positionals, commands);
   if (isHelp) {
     return { kind: 'help', command };
   }
+  const operands = positionals.slice(nameWords(command).length);
   checkOptions(command, values);
   checkOperands(command, operands);
   return { kind: 'run', command, arguments: createArguments(operands, values) };
@@ -63,8 +64,14 @@ export function parseCount(option: string, text: string, min: number, max: numbe
   return value;
 }
 
+/**
+ * Where the words begin with the name of a command, only its own options are read, so that commands may use one letter
+ * for different things. Where options stand before the name, the options of all commands tell which of them take a value.
+ */
 function parseWords(words: readonly string[], commands: readonly Command[]): { values: Record<string, OptionValue>; positionals: string[] } {
-  const all: OptionDefinitions = Object.assign({}, PROGRAM_OPTIONS, COMMON_OPTIONS, ...commands.map(({ options }) => options)) as OptionDefinitions;
+  const named = matchCommand(words, commands);
+  const known = named === undefined ? commands : [...commands.filter((command) => command !== named).map(withLongOptionsOnly), named];
+  const all: OptionDefinitions = Object.assign({}, PROGRAM_OPTIONS, ...known.map(({ options }) => options), COMMON_OPTIONS) as OptionDefinitions;
   const options = Object.fromEntries(Object.entries(all).map(([name, definition]) => [name, parseOption(definition)]));
   try {
     const { values, positionals } = parseArgs({ args: [...words], options, allowPositionals: true, strict: true });
@@ -81,16 +88,36 @@ function parseOption({ type, multiple = false, short }: OptionDefinition): { typ
   return short === undefined ? { type, multiple } : { type, multiple, short };
 }
 
-function findCommand(name: string, commands: readonly Command[]): Command {
-  const command = commands.find((candidate) => candidate.name === name);
-  if (command === undefined) {
-    throw usageError(
-      `There is no command '${escapeText(name.slice(0, 40))}'.`,
-      `The commands are ${commands.map((candidate) => candidate.name).join(', ')}.`,
-      null,
-    );
+function withLongOptionsOnly(command: Command): Command {
+  const options = Object.entries(command.options).map(([name, { type, multiple = false, description }]) => [name, { type, multiple, description }] as const);
+  return { ...command, options: Object.fromEntries(options) };
+}
+
+/** The words of a name: `rules print` are two. */
+function nameWords({ name }: Command): readonly string[] {
+  return name.split(' ');
+}
+
+/** Finds the command whose name the words begin with; the longest name wins. */
+function matchCommand(words: readonly string[], commands: readonly Command[]): Command | undefined {
+  return commands
+    .filter((command) => nameWords(command).every((word, index) => words[index] === word))
+    .toSorted((left, right) => nameWords(right).length - nameWords(left).length)[0];
+}
+
+function findCommand(words: readonly string[], commands: readonly Command[]): Command {
+  const command = matchCommand(words, commands);
+  if (command !== undefined) {
+    return command;
   }
-  return command;
+  const [first = '', second] = words;
+  const family = commands.filter((candidate) => nameWords(candidate).length > 1 && nameWords(candidate)[0] === first);
+  const given = escapeText((family.length === 0 || second === undefined ? first : `${first} ${second}`).slice(0, 40));
+  throw usageError(
+    family.length > 0 && second === undefined ? `meshpath ${given} needs more to go on.` : `There is no command '${given}'.`,
+    `The commands are ${(family.length > 0 ? family : commands).map((candidate) => candidate.name).join(', ')}.`,
+    null,
+  );
 }
 
 function checkOptions(command: Command, values: Readonly<Record<string, OptionValue>>): void {

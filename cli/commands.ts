@@ -7,12 +7,16 @@ import { explainCommand } from './commands/explain.ts';
 import { linksCommand } from './commands/links.ts';
 import { mapsCommand } from './commands/maps.ts';
 import { programsCommand } from './commands/programs.ts';
+import { rulesLintCommand } from './commands/rulesLint.ts';
+import { rulesPrintCommand } from './commands/rulesPrint.ts';
 import { snapshotCommand } from './commands/snapshot.ts';
 
 /** All commands, in the order of help. */
 export const COMMANDS: readonly Command[] = [
   doctorCommand,
   explainCommand,
+  rulesPrintCommand,
+  rulesLintCommand,
   accelerateCommand,
   connectionsCommand,
   mapsCommand,

@@ -28,7 +28,7 @@ export type CommandId = (typeof COMMANDS)[keyof typeof COMMANDS];
 
 export const VIEWS = { nodes: 'meshpath.nodes' } as const;
 export const VIEW_CONTAINER = 'meshpath';
-export const WALKTHROUGH = 'followConnection';
+export const WALKTHROUGH = { id: 'followConnection', title: 'Follow a connection with Meshpath' } as const;
 
 /** The context keys that `when` clauses may ask, with the type of each. */
 export interface ContextKeys {

@@ -1,5 +1,8 @@
 import * as vscode from 'vscode';
+import { MeshpathError } from '../agent/protocol/errors.ts';
 import type { Node } from '../agent/protocol/node.ts';
+import { connectToSimulatedNode } from './commands/connectToSimulatedNode.ts';
+import { openWalkthrough } from './commands/openWalkthrough.ts';
 import { registerCommands } from './commands/registerCommands.ts';
 import { reportError } from './commands/reportError.ts';
 import { withCancellableProgress } from './commands/progress.ts';
@@ -24,6 +27,9 @@ import { createMapPanels } from './webviews/host/mapPanels.ts';
 function readSetting<K extends keyof Settings>(name: K): Settings[K] {
   return vscode.workspace.getConfiguration('meshpath').get<Settings[K]>(name) ?? SETTING_DEFAULTS[name];
 }
+
+/** The key under which is kept that the walkthrough was opened by itself once. */
+const WELCOMED = 'welcomed';
 
 let open: NodeDirectory | undefined;
 let isEnding = false;
@@ -58,6 +64,11 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
     session.onStateChange((state) => {
       for (const line of spellState(state)) {
         note(`${session.label}: ${line}`);
+      }
+      if (state.phase === 'ready') {
+        for (const notice of state.notices) {
+          void reportError(new MeshpathError(notice), log);
+        }
       }
       // Nobody awaits a connection that is lost later, so it has to be told here.
       if (wasReady && !isEnding && state.phase === 'closed' && state.error !== null) {
@@ -145,7 +156,8 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
   );
   if (readSetting('connectSimulatedNodeOnStartup')) {
     try {
-      await connect(await directory.obtain({ kind: 'simulated' }));
+      await connectToSimulatedNode(services);
+      await welcome(services, context.globalState);
     } catch (thrown) {
       void reportError(thrown, log);
     }
@@ -156,6 +168,14 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
 export async function deactivate(): Promise<void> {
   isEnding = true;
   await open?.dispose();
+}
+
+/** Opens the walkthrough for who sees Meshpath for the first time, unless something is open already that they came for. */
+async function welcome(services: Services, state: vscode.Memento): Promise<void> {
+  if (state.get(WELCOMED) !== true && vscode.window.tabGroups.all.every((group) => group.tabs.length === 0)) {
+    await openWalkthrough(services);
+    await state.update(WELCOMED, true);
+  }
 }
 
 /** Connects with a notification that tells the step and can cancel. */

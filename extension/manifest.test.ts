@@ -22,6 +22,7 @@ interface Manifest {
     readonly configuration: { readonly properties: Readonly<Record<string, { readonly default: unknown }>> };
     readonly walkthroughs: readonly {
       readonly id: string;
+      readonly title: string;
       readonly icon: string;
       readonly steps: readonly {
         readonly id: string;
@@ -83,7 +84,7 @@ test('views, settings, walkthrough and panels are those of the program', () => {
       container: contributes.viewsContainers.activitybar.map((container) => container.id),
       views: contributes.views[VIEW_CONTAINER]?.map((view) => view.id),
       settings: Object.fromEntries(Object.entries(contributes.configuration.properties).map(([name, property]) => [name.replace(/^meshpath\./, ''), property.default])),
-      walkthroughs: contributes.walkthroughs.map((walkthrough) => walkthrough.id),
+      walkthroughs: contributes.walkthroughs.map(({ id, title }) => ({ id, title })),
       panels: manifest.activationEvents.filter((event) => event.startsWith('onWebviewPanel:')).sort(),
     },
     {

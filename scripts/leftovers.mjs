@@ -7,6 +7,11 @@ import { findCommand, run } from './run.mjs';
  * @typedef {{ kind: string, name: string }[]} Inventory
  */
 
+/**
+ * A test run: `name` is the value of MESHPATH_TEST_RUN that its processes inherit, `processIds` are those of its test files.
+ * @typedef {{ name: string, processIds: ReadonlySet<string> }} TestRun
+ */
+
 /** How long the kernel and processes that are ending get until what they hold counts as left, in milliseconds. */
 const grace = 5_000;
 
@@ -24,15 +29,15 @@ export async function takeInventory() {
  * Tells what a test run left: what was not there before it, and the processes that inherited the run's name. Ends those processes,
  * so that the next run starts clean. What belongs to another run at the same time is none of it.
  * @param {Inventory} before
- * @param {string} runName the value of MESHPATH_TEST_RUN
+ * @param {TestRun} testRun
  * @returns {Promise<string[]>} one line each
  */
-export async function findLeftovers(before, runName) {
+export async function findLeftovers(before, testRun) {
   const deadline = performance.now() + grace;
-  let leftovers = await lookForLeftovers(before, runName);
+  let leftovers = await lookForLeftovers(before, testRun);
   while (leftovers.things.length + leftovers.processes.length > 0 && performance.now() < deadline) {
     await new Promise((resolve) => setTimeout(resolve, 100));
-    leftovers = await lookForLeftovers(before, runName);
+    leftovers = await lookForLeftovers(before, testRun);
   }
   for (const { id } of leftovers.processes) {
     try {
@@ -46,27 +51,26 @@ export async function findLeftovers(before, runName) {
 
 /**
  * @param {Inventory} before
- * @param {string} runName
+ * @param {TestRun} testRun
  */
-async function lookForLeftovers(before, runName) {
+async function lookForLeftovers(before, testRun) {
   const known = new Set(before.map(({ kind, name }) => `${kind} ${name}`));
   const added = (await takeInventory()).filter(({ kind, name }) => !known.has(`${kind} ${name}`));
   const holders = added.some(({ kind }) => kind === 'BPF program') ? findProgramHolders() : new Map();
   const things = added.filter(({ kind, name }) =>
-    kind === 'BPF program' ? !isHeldByAnotherRun(holders.get(Number.parseInt(name, 10)) ?? [], runName) : !isNamedByAnotherRun(name, runName),
+    kind === 'BPF program' ? !isHeldByAnotherRun(holders.get(Number.parseInt(name, 10)) ?? [], testRun.name) : !isNamedByAnotherRun(name, testRun),
   );
-  return { things: things.map(({ kind, name }) => `${kind} ${name}`), processes: listProcesses(runName) };
+  return { things: things.map(({ kind, name }) => `${kind} ${name}`), processes: listProcesses(testRun.name) };
 }
 
 /**
- * Tests put the id of their process into the names that they make: where that process still runs and is none of this run, another
- * run at the same time owns the thing.
+ * Tests put the id of their process into the names that they make.
  * @param {string} name
- * @param {string} runName
+ * @param {TestRun} testRun
  */
-function isNamedByAnotherRun(name, runName) {
+function isNamedByAnotherRun(name, testRun) {
   const owner = /meshpath[a-z-]*-(\d+)-/.exec(name)?.[1];
-  return owner !== undefined && existsSync(`/proc/${owner}`) && !isOfRun(owner, runName);
+  return owner !== undefined && !testRun.processIds.has(owner) && !isOfRun(owner, testRun.name);
 }
 
 /**
@@ -79,8 +83,11 @@ function isHeldByAnotherRun(holders, runName) {
   return holders.length > 0 && holders.every((id) => !isOfRun(id, runName) && parentOf(id) !== '1');
 }
 
-/** Gives the processes that hold each BPF program, itself or a link of it, by program id: fdinfo says it (proc_pid_fdinfo(5)). */
-function findProgramHolders() {
+/**
+ * Gives the processes that hold each BPF program, itself or a link of it, by program id: fdinfo says it (proc_pid_fdinfo(5)).
+ * Debian's bpftool does not know them.
+ */
+export function findProgramHolders() {
   /** @type {Map<number, string[]>} */
   const holders = new Map();
   for (const id of listProcessIds()) {

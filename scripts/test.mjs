@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
-import { chmodSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join, relative, sep } from 'node:path';
 import { randomBytes } from 'node:crypto';
@@ -118,7 +118,9 @@ function makeTemporaryFolder(runName) {
  * @returns {Promise<Result[]>}
  */
 async function checkLeftovers(before, runName, temporary) {
-  const leftovers = await findLeftovers(before, runName);
+  const record = join(temporary, 'processes');
+  const processIds = new Set(existsSync(record) ? readFileSync(record, 'utf8').split('\n') : []);
+  const leftovers = await findLeftovers(before, { name: runName, processIds });
   // What bears another name is not ours: caches of tools, sockets of VS Code and Chromium.
   leftovers.push(...readdirSync(temporary).filter((name) => name.startsWith('meshpath')).map((name) => `temporary ${name}`));
   rmSync(temporary, { recursive: true, force: true, maxRetries: 5 });
@@ -142,6 +144,8 @@ async function runPhase(phase, runName, temporary) {
     return [];
   }
   const parameters = [
+    '--import',
+    join(root, 'scripts/recordProcess.mjs'),
     '--import',
     'tsx',
     '--test',

@@ -41,5 +41,7 @@ function isContainer(type, data) {
 /** @param {any} error what node:test gives: an Error whose cause is the one thrown */
 function describe(error) {
   const cause = error?.cause ?? error;
-  return cause?.stack ?? String(cause ?? 'failed');
+  // What a MeshpathError says besides its message.
+  const more = [cause?.code, cause?.reason].filter((text) => typeof text === 'string');
+  return [cause?.stack ?? String(cause ?? 'failed'), ...more].join('\n');
 }

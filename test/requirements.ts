@@ -17,7 +17,7 @@ export function missingForKernel(): string | false {
   if (!existsSync('/sys/kernel/btf/vmlinux')) {
     return 'needs a kernel with BTF (/sys/kernel/btf/vmlinux)';
   }
-  return missingCommands(['ip', 'iptables', 'iptables-save', 'setpriv', 'conntrack']);
+  return missingCommands(['ip', 'iptables', 'iptables-save', 'setpriv', 'conntrack', 'bpftool']);
 }
 
 /** Chromium, for what shows in a browser. */

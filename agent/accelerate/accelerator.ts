@@ -157,9 +157,10 @@ async function turnOff(
 /** Lets connections that were rewritten a moment ago come to the point at which they need the programs no more. */
 async function waitForPending(datapath: Datapath, cgroups: ReadonlySet<string>): Promise<void> {
   const deadline = performance.now() + PENDING_MILLISECONDS;
-  while (datapath.hasPending(cgroups) && performance.now() < deadline) {
+  // Between the rewrite and its SYN, a connection is nowhere to be seen.
+  do {
     await delay(PENDING_STEP_MILLISECONDS);
-  }
+  } while (datapath.hasPending(cgroups) && performance.now() < deadline);
 }
 
 /** Refuses pods for which the programs of another agent run: two rewrites of one connection do not go together. */

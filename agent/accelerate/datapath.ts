@@ -1,5 +1,4 @@
 import { closeSync } from 'node:fs';
-import { constants } from 'node:os';
 import {
   COUNTER_ENTRIES,
   DATAPATH_PROGRAMS,
@@ -9,18 +8,15 @@ import {
   encodeNoPod,
   encodePod,
   encodePodOwner,
-  encodeProfileEntries,
-  encodeSettings,
   encodeSwitch,
   sumCounters,
 } from '../protocol/datapath.ts';
 import type { ConnectionState, CounterSums } from '../protocol/datapath.ts';
 import { isIpv4, mappedAddressBytes } from '../protocol/ipAddress.ts';
-import { MeshpathError } from '../protocol/errors.ts';
 import type { DecisionCounters, DecisionEvents, MeshProfile, PodEnrolment } from '../protocol/acceleration.ts';
 import type { LinkId, MapId, ProgramId } from '../protocol/scalars.ts';
-import { ATTACH_TYPE, loadBpfObject } from '../libbpf/bpfObject.ts';
-import type { AttachType, BpfObject } from '../libbpf/bpfObject.ts';
+import { ATTACH_TYPE } from '../libbpf/bpfObject.ts';
+import type { AttachType } from '../libbpf/bpfObject.ts';
 import { createIntrospection } from '../libbpf/introspection.ts';
 import type { Libbpf } from '../libbpf/library.ts';
 import { deleteElement, lookupElement, lookupPerCpu, readHashEntries, replaceElement, updateElement } from '../libbpf/maps.ts';
@@ -28,9 +24,10 @@ import type { EntrySizes, HashEntry } from '../libbpf/maps.ts';
 import { readRingBuffer } from '../libbpf/ringBuffer.ts';
 import type { RingBufferReader } from '../libbpf/ringBuffer.ts';
 import { attachError } from './attachError.ts';
+import { loadDatapath } from './loadDatapath.ts';
+import type { LoadedDatapath } from './loadDatapath.ts';
 import { withCgroup } from './podCgroup.ts';
 
-const OBJECT_NAME = 'meshpath';
 /** `connections` has 65,536 entries; the rest is for connections that are on their way while the limit is reached. */
 const CONNECTION_LIMIT = 61_440n;
 
@@ -72,21 +69,16 @@ interface AttachedPod {
 export class Datapath {
   readonly #libbpf: Libbpf;
   readonly #cgroupMount: string;
-  readonly #object: BpfObject;
+  readonly #loaded: LoadedDatapath;
   readonly #pods: AttachedPod[] = [];
-  readonly #messageLinkFd: number | null;
   readonly #events: RingBufferReader;
   #lost = 0;
 
-  private constructor(options: DatapathOptions, object: BpfObject) {
+  private constructor(options: DatapathOptions, loaded: LoadedDatapath) {
+    const { object } = loaded;
     this.#libbpf = options.libbpf;
     this.#cgroupMount = options.cgroupMount;
-    this.#object = object;
-    for (const { map, key, value } of encodeProfileEntries(object.btf, options.profile)) {
-      updateElement(options.libbpf, object.mapFd(map), key, value);
-    }
-    // Sockets take the program over as they come into the sockhash: it has to be there first.
-    this.#messageLinkFd = attachMessages(options.libbpf, object);
+    this.#loaded = loaded;
     this.#events = readRingBuffer(options.libbpf, object.mapFd('events'), (records) => {
       const events = records.flatMap((record) => decodeDecisionEvent(object.btf, record) ?? []);
       options.onDecisions({ events, lost: this.#takeLost() });
@@ -98,11 +90,11 @@ export class Datapath {
    * Throws BPF_OBJECT_INVALID, BPF_LOAD_FAILED, BPF_ATTACH_FAILED, CAPABILITY_MISSING.
    */
   static load(options: DatapathOptions): Datapath {
-    const object = loadForKernel(options);
+    const loaded = loadDatapath(options.libbpf, options.object, { profile: options.profile, unreadLimit: options.unreadLimit, connectionLimit: CONNECTION_LIMIT });
     try {
-      return new Datapath(options, object);
+      return new Datapath(options, loaded);
     } catch (error) {
-      object.close();
+      loaded.close();
       throw error;
     }
   }
@@ -134,10 +126,12 @@ export class Datapath {
         }
       }
     } catch (error) {
-      added.forEach((pod) => {
-        this.#withdraw(pod);
+      added.reverse().forEach((pod) => {
+        closeConnectLinks(pod);
+        this.#forgetAddresses(pod);
+        closeLinks(pod);
+        this.#forgetPod(pod);
       });
-      added.reverse().forEach(closeLinks);
       throw error;
     }
     this.#pods.push(...added);
@@ -145,21 +139,29 @@ export class Datapath {
 
   /** Stops the rewriting and the redirecting for all pods, at once; answers about connections go on. */
   switchOff(): void {
-    const fd = this.#object.mapFd('control');
+    const fd = this.#loaded.object.mapFd('control');
     const key = new Uint8Array(4);
     const { valueBytes } = this.#sizesOf(fd);
     const current = lookupElement(this.#libbpf, fd, key, valueBytes) ?? new Uint8Array(valueBytes);
-    updateElement(this.#libbpf, fd, key, encodeSwitch(this.#object.btf, current, true));
+    updateElement(this.#libbpf, fd, key, encodeSwitch(this.#loaded.object.btf, current, true));
   }
 
-  /** Stops the rewriting for some pods, so that no new connection of or to them is taken; answers go on. */
+  /**
+   * Stops the rewriting for some pods, so that no new connection of or to them is taken; answers go on. Handshakes that
+   * are under way are still accepted: a client may keep its last ACK until it sends something.
+   */
   withdraw(cgroups: ReadonlySet<string>): void {
     this.#select(cgroups).forEach((pod) => {
-      this.#withdraw(pod);
+      // In this order: without its addresses the pod's connections to itself would be taken for ones to elsewhere.
+      closeConnectLinks(pod);
+      this.#forgetAddresses(pod);
     });
   }
 
-  /** Says whether some rewritten connection of these pods is not through yet: not accepted, or not asked about. */
+  /**
+   * Says whether some rewritten connection of these pods is not through yet: not accepted, or not asked about. One that
+   * nobody has accepted yet may be to any pod.
+   */
   hasPending(cgroups: ReadonlySet<string>): boolean {
     return this.#connectionsOf(this.#select(cgroups)).some(({ state }) => state.isPending);
   }
@@ -172,10 +174,13 @@ export class Datapath {
     const leaving = this.#select(cgroups);
     const remaining = this.#connectionsOf(leaving).filter(({ state }) => state.isAccelerated);
     for (const { key, value } of remaining) {
-      replaceElement(this.#libbpf, this.#object.mapFd('connections'), key, encodeConnectionSwitchedOff(this.#object.btf, value));
+      replaceElement(this.#libbpf, this.#loaded.object.mapFd('connections'), key, encodeConnectionSwitchedOff(this.#loaded.object.btf, value));
     }
-    const detachedLinks = leaving.reduce((count, { linkFds }) => count + linkFds.length, 0);
+    const detachedLinks = leaving.length * (SUPPORTING_PROGRAMS.length + CONNECT_PROGRAMS.length);
     leaving.forEach(closeLinks);
+    leaving.forEach((pod) => {
+      this.#forgetPod(pod);
+    });
     this.#pods.splice(0, this.#pods.length, ...this.#pods.filter((pod) => !leaving.includes(pod)));
     return { detachedLinks, remainingConnections: remaining.length };
   }
@@ -188,10 +193,11 @@ export class Datapath {
   /** Gives the kernel's ids of what is loaded and attached. */
   describe(): { readonly programIds: readonly ProgramId[]; readonly mapIds: readonly MapId[]; readonly linkIds: readonly LinkId[] } {
     const introspection = createIntrospection(this.#libbpf);
-    const links = [...(this.#messageLinkFd === null ? [] : [this.#messageLinkFd]), ...this.#pods.flatMap(({ linkFds }) => linkFds)];
+    const { messageLinkFd } = this.#loaded;
+    const links = [...(messageLinkFd === null ? [] : [messageLinkFd]), ...this.#pods.flatMap(({ linkFds }) => linkFds)];
     return {
-      programIds: this.#object.programNames.map((name) => introspection.programInfo(this.#object.programFd(name)).id as ProgramId),
-      mapIds: this.#object.mapNames.map((name) => introspection.mapInfo(this.#object.mapFd(name)).id as MapId),
+      programIds: this.#loaded.object.programNames.map((name) => introspection.programInfo(this.#loaded.object.programFd(name)).id as ProgramId),
+      mapIds: this.#loaded.object.mapNames.map((name) => introspection.mapInfo(this.#loaded.object.mapFd(name)).id as MapId),
       linkIds: links.map((fd) => introspection.linkInfo(fd).id as LinkId),
     };
   }
@@ -200,17 +206,14 @@ export class Datapath {
   close(): number {
     this.#pods.splice(0).forEach(closeLinks);
     this.#events.close();
-    if (this.#messageLinkFd !== null) {
-      closeSync(this.#messageLinkFd);
-    }
-    this.#object.close();
-    return this.#messageLinkFd === null ? 0 : 1;
+    this.#loaded.close();
+    return this.#loaded.messageLinkFd === null ? 0 : 1;
   }
 
   #attachProgram({ enrolment, linkFds }: AttachedPod, program: string, attachType: AttachType): void {
     const { functions } = this.#libbpf;
     const result = withCgroup(this.#cgroupMount, enrolment.cgroup, ({ fd }) =>
-      functions.bpf_link_create(this.#object.programFd(program), fd, attachType, null),
+      functions.bpf_link_create(this.#loaded.object.programFd(program), fd, attachType, null),
     );
     if (result < 0) {
       throw attachError(this.#libbpf, this.#cgroupMount, { program, attachType, cgroup: enrolment.cgroup, errno: -result });
@@ -219,18 +222,22 @@ export class Datapath {
   }
 
   #describePod({ enrolment, cgroupId }: AttachedPod): void {
-    const { btf } = this.#object;
+    const { btf } = this.#loaded.object;
     for (const address of enrolment.addresses) {
-      updateElement(this.#libbpf, this.#object.mapFd('pod_addresses'), mappedAddressBytes(address), encodePodOwner(btf, cgroupId, address, enrolment.addresses));
+      updateElement(this.#libbpf, this.#loaded.object.mapFd('pod_addresses'), mappedAddressBytes(address), encodePodOwner(btf, cgroupId, address, enrolment.addresses));
     }
-    replaceElement(this.#libbpf, this.#object.mapFd('pods'), podKey(cgroupId), encodePod(btf, cgroupId, enrolment.addresses.find(isIpv4), enrolment.addresses.find((address) => !isIpv4(address))));
+    const source6 = enrolment.addresses.find((address) => !isIpv4(address));
+    replaceElement(this.#libbpf, this.#loaded.object.mapFd('pods'), podKey(cgroupId), encodePod(btf, cgroupId, enrolment.addresses.find(isIpv4), source6));
   }
 
-  #withdraw({ enrolment, cgroupId }: AttachedPod): void {
+  #forgetAddresses({ enrolment }: AttachedPod): void {
     for (const address of enrolment.addresses) {
-      deleteElement(this.#libbpf, this.#object.mapFd('pod_addresses'), mappedAddressBytes(address));
+      deleteElement(this.#libbpf, this.#loaded.object.mapFd('pod_addresses'), mappedAddressBytes(address));
     }
-    replaceElement(this.#libbpf, this.#object.mapFd('pods'), podKey(cgroupId), encodeNoPod(this.#object.btf));
+  }
+
+  #forgetPod({ cgroupId }: AttachedPod): void {
+    replaceElement(this.#libbpf, this.#loaded.object.mapFd('pods'), podKey(cgroupId), encodeNoPod(this.#loaded.object.btf));
   }
 
   #select(cgroups: ReadonlySet<string>): AttachedPod[] {
@@ -239,10 +246,10 @@ export class Datapath {
 
   #connectionsOf(pods: readonly AttachedPod[]): (HashEntry & { readonly state: ConnectionState })[] {
     const ids = new Set(pods.map(({ cgroupId }) => cgroupId));
-    const fd = this.#object.mapFd('connections');
+    const fd = this.#loaded.object.mapFd('connections');
     return readHashEntries(this.#libbpf, fd, this.#sizesOf(fd))
-      .map((entry) => ({ ...entry, state: decodeConnection(this.#object.btf, entry.value) }))
-      .filter(({ state }) => ids.has(state.connectingCgroupId) || ids.has(state.acceptingCgroupId));
+      .map((entry) => ({ ...entry, state: decodeConnection(this.#loaded.object.btf, entry.value) }))
+      .filter(({ state }) => state.acceptingCgroupId === 0n || ids.has(state.connectingCgroupId) || ids.has(state.acceptingCgroupId));
   }
 
   #sizesOf(fd: number): EntrySizes {
@@ -250,7 +257,7 @@ export class Datapath {
   }
 
   #readCounters(): CounterSums {
-    const fd = this.#object.mapFd('counters');
+    const fd = this.#loaded.object.mapFd('counters');
     const { valueBytes } = this.#sizesOf(fd);
     const keys = Array.from({ length: COUNTER_ENTRIES }, (_, index) => new Uint8Array(Uint32Array.of(index).buffer));
     return sumCounters(keys.map((key) => lookupPerCpu(this.#libbpf, fd, key, valueBytes)));
@@ -264,56 +271,21 @@ export class Datapath {
   }
 }
 
-/**
- * Loads the object as this kernel can take it: before Linux 5.15 sockops programs cannot ask for the namespace, and
- * connections over loopback are then not redirected.
- */
-function loadForKernel(options: DatapathOptions): BpfObject {
-  const load = (hasNetnsCookie: boolean): BpfObject =>
-    loadBpfObject(options.libbpf, options.object, {
-      name: OBJECT_NAME,
-      readOnlyData: (initial, btf) =>
-        encodeSettings(btf, initial, { profile: options.profile, unreadLimit: options.unreadLimit, connectionLimit: CONNECTION_LIMIT, hasNetnsCookie }),
-    });
-  try {
-    return load(true);
-  } catch (error) {
-    if (MeshpathError.is(error, 'BPF_LOAD_FAILED')) {
-      return load(false);
-    }
-    throw error;
-  }
-}
-
-/** Attaches sk_msg to the sockhash by a link and gives its descriptor; null before Linux 6.10, which has no such links. */
-function attachMessages({ functions, describe }: Libbpf, object: BpfObject): number | null {
-  const program = object.programFd(DATAPATH_PROGRAMS.message);
-  const sockets = object.mapFd('sockets');
-  const link = functions.bpf_link_create(program, sockets, ATTACH_TYPE.skMsgVerdict, null);
-  if (link >= 0) {
-    return link;
-  }
-  // The kernel drops such an attachment with the last descriptor of the map (sock_hash_release_progs).
-  const result = link === -constants.errno.EINVAL ? functions.bpf_prog_attach(program, sockets, ATTACH_TYPE.skMsgVerdict, 0) : link;
-  if (result < 0) {
-    throw new MeshpathError({
-      code: 'BPF_ATTACH_FAILED',
-      message: 'The kernel refused to attach a program.',
-      reason: `Attaching ${DATAPATH_PROGRAMS.message} to its sockhash failed with ${describe(-result)}.`,
-      remedy: 'Check that the kernel has CONFIG_BPF_STREAM_PARSER.',
-    });
-  }
-  return null;
-}
-
 /** The key of `pods`: struct bpf_cgroup_storage_key, or its first member alone, in the byte order of the machine. */
 function podKey(cgroupId: bigint): Uint8Array {
   return new Uint8Array(BigUint64Array.of(cgroupId).buffer);
 }
 
-function closeLinks({ linkFds }: AttachedPod): void {
-  // What rewrites, which was attached last, goes first.
-  for (const fd of linkFds.splice(0).reverse()) {
+/** Detaches what rewrites, which was attached last. */
+function closeConnectLinks({ linkFds }: AttachedPod): void {
+  linkFds.splice(SUPPORTING_PROGRAMS.length).forEach((fd) => {
+    closeSync(fd);
+  });
+}
+
+function closeLinks(pod: AttachedPod): void {
+  closeConnectLinks(pod);
+  for (const fd of pod.linkFds.splice(0).reverse()) {
     closeSync(fd);
   }
 }

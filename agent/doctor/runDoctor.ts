@@ -6,6 +6,7 @@ import { effectiveCapabilities, kernelBtfProblem, kernelVersionProblem, missingC
 import type { CapabilityName } from '../kernel/capabilities.ts';
 import type { KernelObjectReader } from '../kernel/kernelObjectReader.ts';
 import { findCommand } from '../snapshot/command.ts';
+import { runSelfTests } from './selfTests/runSelfTests.ts';
 import { checkHookOwners, checkLeftovers, checkSocketMapUsers } from './bpfChecks.ts';
 
 /** What the doctor looks at. Each function throws a MeshpathError where the thing is not there or may not be read. */
@@ -15,6 +16,8 @@ export interface DoctorSources {
   readonly openLibbpf: () => string;
   readonly findCgroupMount: () => string;
   readonly reader: () => KernelObjectReader;
+  /** Gives the compiled programs. */
+  readonly readObject: () => Uint8Array;
 }
 
 const ACCELERATE_CAPABILITIES: readonly CapabilityName[] = ['CAP_SYS_ADMIN', 'CAP_NET_ADMIN', 'CAP_BPF', 'CAP_PERFMON'];
@@ -28,7 +31,10 @@ const TOOLS: readonly (readonly [string, string])[] = [
   ['conntrack', 'tracked connections'],
 ];
 
-/** Looks at everything that acceleration and explaining rest on, changes nothing, and gives a verdict. Throws only CANCELLED. */
+/**
+ * Looks at everything that acceleration and explaining rest on, tries how the programs behave on sockets of its own, and gives a verdict.
+ * Leaves nothing behind. Throws only CANCELLED.
+ */
 export async function runDoctor(sources: DoctorSources, signal: AbortSignal): Promise<DoctorReport> {
   const checks = [
     checkKernel(sources.identity.kernelRelease),
@@ -38,7 +44,7 @@ export async function runDoctor(sources: DoctorSources, signal: AbortSignal): Pr
     checkLibbpf(sources.openLibbpf),
     ...(await checkBpfObjects(sources.reader, signal)),
     checkTools(),
-    ...untestedBehaviour(),
+    ...runSelfTests(sources.readObject),
   ];
   return { ...judge(checks), checks, at: new Date().toISOString() };
 }
@@ -140,24 +146,6 @@ function checkTools(): DoctorCheck {
         ? null
         : problemOf('NOT_SUPPORTED', 'Snapshots of this node will be incomplete.', `Without ${names} they lack ${missing.map(([, what]) => what).join(', ')}.`, 'Install them: `sudo apt-get install iproute2 iptables conntrack util-linux`.'),
   };
-}
-
-/** Behaviour that differs between kernels of the same version because of backports, so that the version tells nothing. */
-function untestedBehaviour(): DoctorCheck[] {
-  return [
-    {
-      id: 'fionread',
-      title: 'FIONREAD on accelerated sockets',
-      result: 'unknown',
-      found: 'Not tested: some kernels answer 0 to ioctl(FIONREAD) on sockets whose data arrives by redirection, though data is there.',
-      problem: problemOf(
-        'KERNEL_UNSUITABLE',
-        'Whether FIONREAD works on accelerated sockets of this kernel is not known.',
-        'It was broken in the kernel (upstream commit 929e30f93125) and mended later, also in stable kernels; the version alone does not tell.',
-        'Where a sidecar or application asks FIONREAD (ss shows Recv-Q, few programs decide by it), try acceleration on one pod first.',
-      ),
-    },
-  ];
 }
 
 function problemOf(code: ErrorCode, message: string, reason: string, remedy: string): WireError {

@@ -5,7 +5,7 @@ import type { WireError } from '../protocol/errors.ts';
 import type { Ability } from '../protocol/methods.ts';
 
 /** Linux capabilities that Meshpath asks for, with their numbers (include/uapi/linux/capability.h). */
-export const CAPABILITIES = { CAP_NET_ADMIN: 12, CAP_SYS_ADMIN: 21, CAP_PERFMON: 38, CAP_BPF: 39 } as const;
+const CAPABILITIES = { CAP_NET_ADMIN: 12, CAP_SYS_ADMIN: 21, CAP_PERFMON: 38, CAP_BPF: 39 } as const;
 export type CapabilityName = keyof typeof CAPABILITIES;
 
 /** sk_msg and sockops know the network namespace of a socket (bpf_get_netns_cookie) from this version on. */
@@ -43,7 +43,7 @@ export function capabilityError(what: string, missing: readonly CapabilityName[]
 }
 
 /** Reads major and minor of a kernel release: `6.18.44-generic`. Undefined where it does not begin with two numbers. */
-export function parseKernelVersion(release: string): { readonly major: number; readonly minor: number } | undefined {
+function parseKernelVersion(release: string): { readonly major: number; readonly minor: number } | undefined {
   const match = /^(\d{1,5})\.(\d{1,5})/.exec(release);
   return match === null ? undefined : { major: Number(match[1]), minor: Number(match[2]) };
 }

@@ -42,8 +42,7 @@ const MAP_FLAGS = [
   'no_user_conv',
 ] as const;
 
-export type MapTypeName = (typeof MAP_TYPES)[number];
-export type AttachTypeName = (typeof ATTACH_TYPES)[number];
+type AttachTypeName = (typeof ATTACH_TYPES)[number];
 
 /** Gives the name of a program type; `type 47` for a number that is not known. */
 export function programTypeName(type: number): string {
@@ -63,11 +62,6 @@ export function linkTypeName(type: number): string {
 /** Gives the name of an attach type; `type 47` for a number that is not known. */
 export function attachTypeName(type: number): string {
   return ATTACH_TYPES[type] ?? unknownName(type);
-}
-
-/** Gives the number of an attach type. */
-export function attachTypeNumber(name: AttachTypeName): number {
-  return ATTACH_TYPES.indexOf(name);
 }
 
 /** The attach types of cgroups with their numbers. */

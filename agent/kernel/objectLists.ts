@@ -108,7 +108,7 @@ export function describeMaps(
 }
 
 /** Gives the programs that use each map. */
-export function programsByMap(programs: readonly RawProgram[]): ReadonlyMap<number, readonly RawProgram[]> {
+function programsByMap(programs: readonly RawProgram[]): ReadonlyMap<number, readonly RawProgram[]> {
   const users = new Map<number, RawProgram[]>();
   for (const program of programs) {
     for (const mapId of program.mapIds) {

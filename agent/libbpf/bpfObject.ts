@@ -1,11 +1,8 @@
-import { constants } from 'node:os';
 import { parseBtf } from '../protocol/btf.ts';
 import type { Btf } from '../protocol/btf.ts';
 import { MeshpathError } from '../protocol/errors.ts';
-import type { ErrorCode } from '../protocol/errors.ts';
 import type { Libbpf, Pointer } from './library.ts';
-
-const { EACCES, EPERM } = constants.errno;
+import { loadError } from './loadError.ts';
 
 /** Attach types (enum bpf_attach_type) of the programs that Meshpath attaches. */
 export const ATTACH_TYPE = {
@@ -51,7 +48,7 @@ export function loadBpfObject(libbpf: Libbpf, bytes: Uint8Array, options: Object
     setReadOnlyData(libbpf, object, btf, options);
     const result = functions.bpf_object__load(object);
     if (result < 0) {
-      throw loadError(libbpf, -result);
+      throw loadError(-result, libbpf.describe(-result), libbpf.takeMessages());
     }
     const programs = listPrograms(libbpf, object);
     const maps = listMaps(libbpf, object);
@@ -126,22 +123,6 @@ function find(descriptors: ReadonlyMap<string, number>, name: string, kind: stri
     throw invalidObject(`The object has no ${kind} ${name}.`);
   }
   return fd;
-}
-
-function loadError(libbpf: Libbpf, errno: number): MeshpathError {
-  const messages = libbpf.takeMessages();
-  // A verifier that refuses gives EACCES or EPERM too; then there is its log.
-  const isRefused = messages.includes('BEGIN PROG LOAD LOG');
-  const code: ErrorCode = !isRefused && (errno === EPERM || errno === EACCES) ? 'CAPABILITY_MISSING' : 'BPF_LOAD_FAILED';
-  return new MeshpathError({
-    code,
-    message: code === 'CAPABILITY_MISSING' ? 'The kernel does not let this user load BPF programs.' : 'The kernel refused the programs.',
-    reason: `Loading failed with ${libbpf.describe(errno)}. ${messages}`.trim(),
-    remedy:
-      code === 'CAPABILITY_MISSING'
-        ? 'Connect as root or with sudo: CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN are needed. Where root is refused too, look at `sysctl kernel.unprivileged_bpf_disabled` and at the kernel lockdown mode.'
-        : 'Meshpath needs Linux 5.10 or newer with CONFIG_BPF_SYSCALL, CONFIG_CGROUP_BPF and CONFIG_BPF_STREAM_PARSER. Report the reason above if this kernel has them.',
-  });
 }
 
 function invalidObject(reason: string): MeshpathError {

@@ -26,8 +26,8 @@ export interface MeshProfile {
   readonly passthroughSourceV6: IpAddress | null;
   /** Whether a connection of the sidecar to an address of its own pod is sent to the inbound port. */
   readonly redirectsOwnPod: boolean;
-  /** Destination ports of such connections that are left alone. */
-  readonly excludedOwnPorts: readonly PortNumber[];
+  /** Where its sidecar takes tunnels: never redirected on the way in nor to the own pod, whatever the lists that follow say. */
+  readonly tunnelPorts: readonly PortNumber[];
   /** Destination ports that are never redirected on the way in. */
   readonly excludedInboundPorts: readonly PortNumber[];
   /** Destination ports that are never redirected on the way out. */
@@ -52,7 +52,7 @@ export type ProfileOverrides = Partial<MeshProfile>;
 const NO_LISTS = {
   passedUids: [],
   passedGids: [],
-  excludedOwnPorts: [],
+  tunnelPorts: [],
   excludedInboundPorts: [],
   excludedOutboundPorts: [],
   includedInboundPorts: [],
@@ -76,8 +76,8 @@ export const ISTIO_PROFILE: MeshProfile = {
   passthroughSource: '127.0.0.6' as IpAddress,
   passthroughSourceV6: '::6' as IpAddress,
   redirectsOwnPod: true,
-  excludedOwnPorts: [15_008] as PortNumber[],
-  excludedInboundPorts: [15_008, 15_020, 15_021, 15_090] as PortNumber[],
+  tunnelPorts: [15_008] as PortNumber[],
+  excludedInboundPorts: [15_020, 15_021, 15_090] as PortNumber[],
   excludesRangesFirst: false,
 };
 

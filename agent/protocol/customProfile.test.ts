@@ -5,7 +5,7 @@ import type { ProfileOverrides } from './acceleration.ts';
 import { customizeProfile } from './customProfile.ts';
 import { MeshpathError } from './errors.ts';
 import { isWithin, parseIpPrefix } from './ipAddress.ts';
-import type { IpPrefix } from './scalars.ts';
+import type { IpPrefix, PortNumber } from './scalars.ts';
 
 /** Gives the reason for which overrides of Istio's profile are refused. */
 function refusal(overrides: object, name = 'istio'): string {
@@ -64,6 +64,9 @@ test('refuses what is no profile, and says which part and why', () => {
 
 test('refuses what is both included and excluded', () => {
   assert.match(refusal({ includedInboundPorts: [15_020] }), /the port 15020 is excluded too/);
+  // A list of what is excluded does not take the place of the ports of tunnels.
+  assert.match(refusal({ includedInboundPorts: [15_008], excludedInboundPorts: [] }), /the port 15008 is excluded too/);
+  assert.doesNotThrow(() => customizeProfile('istio', { includedOutboundPorts: [15_008 as PortNumber] }));
   const ranges = (included: string, excluded: string): object => ({ includedOutboundRanges: [included], excludedOutboundRanges: [excluded] });
   assert.match(refusal(ranges('10.0.0.0/8', '10.0.0.0/8')), /excluded too/);
   assert.match(refusal(ranges('10.1.0.0/16', '10.0.0.0/8')), /within 10\.0\.0\.0\/8/);

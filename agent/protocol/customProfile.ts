@@ -25,7 +25,7 @@ const READERS: { readonly [Name in Field]: Reader<Name> } = {
   passthroughSource: (value, name) => readSource(value, name, true),
   passthroughSourceV6: (value, name) => readSource(value, name, false),
   redirectsOwnPod: readBoolean,
-  excludedOwnPorts: readPorts,
+  tunnelPorts: readPorts,
   excludedInboundPorts: readPorts,
   excludedOutboundPorts: readPorts,
   includedInboundPorts: readPorts,
@@ -70,7 +70,7 @@ function readField<Name extends Field>(name: Name, value: unknown): MeshProfile[
 /** What is both included and excluded would be excluded, whatever was meant. */
 function refuseOverlaps(profile: MeshProfile): void {
   for (const direction of ['Inbound', 'Outbound'] as const) {
-    const excludedPorts = new Set(profile[`excluded${direction}Ports`]);
+    const excludedPorts = new Set([...profile[`excluded${direction}Ports`], ...(direction === 'Inbound' ? profile.tunnelPorts : [])]);
     const port = profile[`included${direction}Ports`].find((included) => excludedPorts.has(included));
     if (port !== undefined) {
       throw invalidField(`included${direction}Ports`, `the port ${port} is excluded too`);

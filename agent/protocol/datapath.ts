@@ -35,10 +35,11 @@ export const DATAPATH_PROGRAMS = {
 } as const;
 
 /** The numbers of enum port_list and enum range_list in bpf/meshpath.h, in the order of their bits or values. */
-const PORT_LISTS = ['excludedOutboundPorts', 'excludedInboundPorts', 'excludedOwnPorts', 'includedOutboundPorts', 'includedInboundPorts'] as const;
+const PORT_LISTS = ['excludedOutboundPorts', 'excludedInboundPorts', 'tunnelPorts', 'includedOutboundPorts', 'includedInboundPorts'] as const;
 const RANGE_LISTS = ['excludedOutboundRanges', 'includedOutboundRanges', 'excludedInboundRanges', 'includedInboundRanges'] as const;
-const OWNER_KIND = { uid: 0, gid: 1 } as const;
-const OWNER = { sidecar: 1, passed: 2 } as const;
+/** The numbers of enum owner_kind and enum owner. */
+export const OWNER_KIND = { uid: 0, gid: 1 } as const;
+export const OWNER = { sidecar: 1, passed: 2 } as const;
 
 const UID_UNKNOWN = 0xffff_ffff;
 /** What events say where an address is not known. */
@@ -49,7 +50,8 @@ export const COUNTER_ENTRIES = DECISION_REASONS.length + 1;
 const STRUCTURES = ['mesh_profile', 'pod', 'pod_owner', 'connection', 'connection_key', 'socket_key', 'decision_event', 'control'] as const;
 const MAP_NAMES = ['sockets', 'connections', 'pod_addresses', 'pods', 'control', 'counters', 'events'] as const;
 
-type FieldValue = bigint | Uint8Array | readonly bigint[];
+/** A number in the order of the machine, bytes as they are, or the numbers of an array. */
+export type FieldValue = bigint | Uint8Array | readonly bigint[];
 
 /**
  * Gives `.rodata` with the settings in its variable `profile`. `initial` is the section as the object has it.
@@ -97,7 +99,7 @@ export interface ProfileEntry {
 export function encodeProfileEntries(btf: Btf, profile: MeshProfile): readonly ProfileEntry[] {
   const owner = (kind: number, id: number, value: number): ProfileEntry => ({
     map: 'owners',
-    key: encodeStruct(btf, 'owner_key', { kind: BigInt(kind), id: BigInt(id) }),
+    key: encodeStructure(btf, 'owner_key', { kind: BigInt(kind), id: BigInt(id) }),
     value: encodeWord(value),
   });
   const portLists = new Map<number, number>();
@@ -122,7 +124,7 @@ export function encodeProfileEntries(btf: Btf, profile: MeshProfile): readonly P
 function encodeRange(btf: Btf, list: number, range: IpPrefix): Uint8Array {
   const { address, bits } = splitIpPrefix(range);
   const isOfIpv4 = isIpv4(address);
-  return encodeStruct(btf, 'range_key', {
+  return encodeStructure(btf, 'range_key', {
     prefix_bits: BigInt(32 + bits + (isOfIpv4 ? 96 : 0)),
     list: BigInt(list),
     is_ipv4: toBit(isOfIpv4),
@@ -149,7 +151,7 @@ function toBit(value: boolean): bigint {
  * and `source6` its first IPv6 address.
  */
 export function encodePod(btf: Btf, cgroupId: bigint, source: IpAddress | undefined, source6?: IpAddress): Uint8Array {
-  return encodeStruct(btf, 'pod', {
+  return encodeStructure(btf, 'pod', {
     cgroup_id: cgroupId,
     ...(source === undefined ? {} : { source: mappedAddressBytes(source) }),
     ...(source6 === undefined ? {} : { source6: mappedAddressBytes(source6) }),
@@ -158,7 +160,7 @@ export function encodePod(btf: Btf, cgroupId: bigint, source: IpAddress | undefi
 
 /** Gives a value of the map `pods` that says that the pod is not known (any more): nothing of it is rewritten. */
 export function encodeNoPod(btf: Btf): Uint8Array {
-  return encodeStruct(btf, 'pod', {});
+  return encodeStructure(btf, 'pod', {});
 }
 
 /**
@@ -167,7 +169,7 @@ export function encodeNoPod(btf: Btf): Uint8Array {
  */
 export function encodePodOwner(btf: Btf, cgroupId: bigint, address: IpAddress, addresses: readonly IpAddress[]): Uint8Array {
   const first = addresses.find((candidate) => isIpv4(candidate) === isIpv4(address)) ?? address;
-  return encodeStruct(btf, 'pod_owner', { cgroup_id: cgroupId, inbound: mappedAddressBytes(first) });
+  return encodeStructure(btf, 'pod_owner', { cgroup_id: cgroupId, inbound: mappedAddressBytes(first) });
 }
 
 /** Gives the value of the map `control` with the switch in this position; `current` is the value that it has. */
@@ -203,7 +205,7 @@ export function decodeConnection(btf: Btf, bytes: Uint8Array): ConnectionState {
   return {
     connectingCgroupId: fields('connecting_cgroup_id').unsigned(),
     acceptingCgroupId: fields('accepting_cgroup_id').unsigned(),
-    isAccelerated: isSet('is_connecting_enrolled') && isSet('is_accepting_enrolled') && !isSet('is_switched_off'),
+    isAccelerated: isSet('is_connecting_enrolled') && isSet('is_accepting_enrolled') && !isSet('is_switched_off') && !isSet('is_left'),
     isPending: isSet('is_rewritten') && !(isSet('accepting_cookie') && isSet('is_answered')),
   };
 }
@@ -329,7 +331,8 @@ class Field {
   }
 }
 
-function encodeStruct(btf: Btf, name: string, fields: Readonly<Record<string, FieldValue>>): Uint8Array {
+/** Gives a value of a structure of the programs with these fields, by their names in C; all others are zero. Throws BPF_OBJECT_INVALID. */
+export function encodeStructure(btf: Btf, name: string, fields: Readonly<Record<string, FieldValue>>): Uint8Array {
   const structure = layoutOf(btf, name);
   return writeFields(structure, new Uint8Array(structure.size), fields);
 }

@@ -4,7 +4,7 @@ export type DoctorVerdict = 'safe' | 'safe-with-limits' | 'not-on-this-node';
 
 /** One thing that was looked at. */
 export interface DoctorCheck {
-  /** Stable, for programs: `kernel-version`, `btf`, `cgroup2`, `capability-bpf`, `libbpf`, `hook-owners`, `leftovers`. */
+  /** Stable, for programs: `kernel-version`, `btf`, `cgroup2`, `capability-bpf`, `libbpf`, `hook-owners`, `leftovers`, `message-order`, `fionread`. */
   readonly id: string;
   readonly title: string;
   readonly result: 'ok' | 'limited' | 'failed' | 'unknown';

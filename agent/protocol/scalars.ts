@@ -51,14 +51,6 @@ export function toUint64Text(value: bigint): Uint64Text {
   return value.toString() as Uint64Text;
 }
 
-/** Reads decimal text of an unsigned 64-bit number; throws a RangeError where it is not one. */
-export function parseUint64Text(text: string): bigint {
-  if (!/^\d{1,20}$/.test(text)) {
-    throw new RangeError(`'${text.slice(0, 40)}' is not an unsigned 64-bit number`);
-  }
-  return BigInt(toUint64Text(BigInt(text)));
-}
-
 /** The two digits of every byte: maps of tens of thousands of entries are written with it. */
 const HEX_PAIRS = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'));
 

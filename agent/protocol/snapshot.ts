@@ -46,6 +46,8 @@ export interface NetworkNamespace {
   readonly ruleSets: readonly RuleSet[];
   readonly conntrack: readonly ConntrackEntry[];
   readonly sockets: readonly SocketInfo[];
+  /** The IP sets as `ipset save` printed them; absent where they were not read: matches of sets are then not known. */
+  readonly ipSets?: string;
 }
 
 export interface NetworkLink {
@@ -126,6 +128,8 @@ export interface SocketInfo {
   /** True for a socket bound to :: that takes IPv4 connections too. */
   readonly dualStack: boolean;
   readonly uid: number;
+  /** IP_TRANSPARENT, which TPROXY asks of the sockets that it hands packets to; absent where it is not known. */
+  readonly transparent?: boolean;
   readonly inode: Uint64Text;
   readonly cookie: Uint64Text | null;
   /** The processes that hold it, and the cgroup that owns it, as far as they could be read. */

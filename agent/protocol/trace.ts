@@ -22,14 +22,33 @@ export interface FlowSource {
   readonly port: PortNumber | null;
 }
 
+/** A protocol that flows of packets are made of; a number is an IP protocol without a model of its own. */
+export type FlowProtocol = 'tcp' | 'udp' | 'icmp' | 'icmpv6' | number;
+
+/** A flow of packets of any protocol and family: sent by a process, or arriving at an interface. */
+export interface PacketFlow {
+  readonly protocol: FlowProtocol;
+  readonly from: FlowOrigin;
+  /** Null where routing chooses the address, or the kernel the port (processes only). ICMP has its identifier as the port. */
+  readonly source: { readonly address: IpAddress | null; readonly port: PortNumber | null };
+  /** The port is 0 where the protocol has none. */
+  readonly destination: Endpoint;
+}
+
+export type FlowOrigin =
+  /** A socket of this owner (fsuid and fsgid of its creator). A null group is not known. */
+  | { readonly kind: 'process'; readonly namespace: NamespaceId; readonly uid: number; readonly gid: number | null }
+  /** Packets that arrive at a device from outside; a null link address is not known. */
+  | { readonly kind: 'arrival'; readonly namespace: NamespaceId; readonly device: string; readonly macAddress: string | null };
+
 /**
  * What happens to one connection on one kind of path, as an ordered list of steps, each at one place. The simulator
  * predicts traces, the agent observes them, and one view shows either.
  */
-export interface Trace {
+export interface Trace<TracedFlow = Flow> {
   readonly origin: 'predicted' | 'observed';
   readonly path: PathKind;
-  readonly flow: Flow;
+  readonly flow: TracedFlow;
   /** The TCP connections that the flow is made of, in the order in which they are opened. */
   readonly legs: readonly TraceLeg[];
   readonly steps: readonly TraceStep[];
@@ -74,6 +93,8 @@ export interface TraceStep {
   readonly index: number;
   readonly leg: number;
   readonly phase: TracePhase;
+  /** Which packet of the flow this step is about, from 0 in the order in which they are sent; absent where it is about none. */
+  readonly packet?: number;
   readonly place: Place;
   readonly before: PacketState;
   /** What it is after the step; equal to `before` where nothing changed. */
@@ -144,6 +165,11 @@ export interface PacketState {
   readonly mark: number;
   /** The state of conntrack as rules see it; null before conntrack looked, and where no packet exists. */
   readonly connection: 'NEW' | 'ESTABLISHED' | 'RELATED' | 'INVALID' | 'UNTRACKED' | null;
+  /** `TCP SYN`, `UDP`, `ICMP echo request`: what the packet is; absent in traces of connections, whose packets are TCP. */
+  readonly summary?: string;
+  /** The mark of the connection; absent where there is none. */
+  readonly connectionMark?: number;
+  readonly ttl?: number;
 }
 
 /** One comparison. `unknown` is not a guess: the trace then depends on it. */

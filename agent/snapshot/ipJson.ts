@@ -8,6 +8,8 @@ export interface ListedLink extends Omit<NetworkLink, 'peer'> {
   readonly peerIndex: number | null;
   /** False where the other end is in the same namespace. */
   readonly peerIsElsewhere: boolean;
+  /** The name under /run/netns of the namespace that the other end is in; null where it has none, or is in the same. */
+  readonly peerNamespaceName: string | null;
 }
 
 /** What was listed, with remarks about what the protocol has no words for. */
@@ -26,8 +28,22 @@ const RULE_KEYS: ReadonlySet<string> = new Set([
   'priority', 'src', 'srclen', 'dst', 'dstlen', 'fwmark', 'fwmask', 'iif', 'oif', 'table', 'action', 'protocol', 'iif_detached', 'oif_detached',
 ]);
 
-/** Parses the output of `ip -d -j addr show`. Throws KERNEL_UNSUITABLE where it is not JSON of that form. */
-export function parseLinks(json: string): ListedLink[] {
+/** Parses the output of `ip -j netns list-id`: the names of namespaces by the numbers that this one knows them by. Throws KERNEL_UNSUITABLE. */
+export function parseNamespaceNames(json: string): ReadonlyMap<number, string> {
+  return new Map(
+    readList(json).flatMap((namespace): (readonly [number, string])[] => {
+      const id = number(namespace['nsid']);
+      const name = text(namespace['name']);
+      return id === undefined || name === undefined ? [] : [[id, name]];
+    }),
+  );
+}
+
+/**
+ * Parses the output of `ip -d -j addr show`; `namespaceNames` are those of parseNamespaceNames. Throws KERNEL_UNSUITABLE where it is
+ * not JSON of that form.
+ */
+export function parseLinks(json: string, namespaceNames: ReadonlyMap<number, string> = new Map()): ListedLink[] {
   const listed = readList(json);
   const indexes = new Map(listed.map((link) => [link['ifname'], number(link['ifindex'])]));
   return listed.flatMap((link) => {
@@ -50,6 +66,7 @@ export function parseLinks(json: string): ListedLink[] {
         // An other end in the same namespace is given by its name.
         peerIndex: kind === 'veth' ? (number(link['link_index']) ?? indexes.get(link['link']) ?? null) : null,
         peerIsElsewhere: link['link_netnsid'] !== undefined,
+        peerNamespaceName: kind === 'veth' ? (namespaceNames.get(number(link['link_netnsid']) ?? -1) ?? null) : null,
         addresses: list(link['addr_info']).flatMap(readInterfaceAddress),
       },
     ];

@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import { readFileSync } from 'node:fs';
 
 import { MeshpathError, toMeshpathError } from '../protocol/errors.ts';
@@ -5,7 +6,7 @@ import type { NamespaceId } from '../protocol/scalars.ts';
 import type { ConntrackEntry, NetworkNamespace, Omission, RuleSet, SocketInfo } from '../protocol/snapshot.ts';
 import { findCommand, requireCommand, runCommand } from './command.ts';
 import { parseConntrackLine } from './conntrackList.ts';
-import { parseLinks, parseRoutes, parseRoutingRules, parseTableNames } from './ipJson.ts';
+import { parseLinks, parseNamespaceNames, parseRoutes, parseRoutingRules, parseTableNames } from './ipJson.ts';
 import type { Listed, ListedLink } from './ipJson.ts';
 import type { NamespaceHandle } from './namespaceList.ts';
 import { HOST_NAME } from './namespaceList.ts';
@@ -44,13 +45,15 @@ const SYSCTLS = [
   'bridge/bridge-nf-call-iptables',
   'bridge/bridge-nf-call-ip6tables',
 ];
-const DEVICE_SYSCTLS = ['rp_filter', 'route_localnet', 'accept_local', 'src_valid_mark', 'forwarding'];
+const DEVICE_SYSCTLS = ['rp_filter', 'route_localnet', 'accept_local', 'src_valid_mark', 'forwarding', 'proxy_arp'];
 
 /**
  * Reads a network namespace with the programs of the node (ip, ss, iptables-save, conntrack), entered by nsenter. A part that cannot
  * be read becomes an omission. Throws CANCELLED.
  */
 export async function readNamespace(handle: NamespaceHandle, parts: ReadonlySet<NamespacePart>, scan: ProcessScan, signal: AbortSignal): Promise<ReadNamespace> {
+  // Every program that runs listens to it.
+  setMaxListeners(0, signal);
   const reader = new NamespaceReader(handle, signal);
   const links = parts.has('links') ? await reader.links() : [];
   const [routing, sysctls, ruleSets, sockets] = await Promise.all([
@@ -64,7 +67,7 @@ export async function readNamespace(handle: NamespaceHandle, parts: ReadonlySet<
 }
 
 /** Gives a namespace a name that people know. */
-export function namespaceTitle(handle: { readonly id: NamespaceId; readonly names: readonly string[] }): string {
+function namespaceTitle(handle: { readonly id: NamespaceId; readonly names: readonly string[] }): string {
   const name = handle.names[0];
   return name === undefined ? `namespace ${handle.id}` : name === HOST_NAME ? 'the host' : `namespace ${name}`;
 }
@@ -80,7 +83,12 @@ class NamespaceReader {
   }
 
   async links(): Promise<ListedLink[]> {
-    return this.#try('devices and addresses', [], async () => parseLinks(await this.#run('ip', ['-d', '-j', 'addr', 'show'])));
+    return this.#try('devices and addresses', [], async () => {
+      const listed = await this.#run('ip', ['-d', '-j', 'addr', 'show']);
+      // The kernel numbers the namespaces of other ends when it lists the devices (rtnl_fill_link_netnsid), so this comes after it.
+      const names = listed.includes('"link_netnsid"') ? await this.#namespaceNames() : undefined;
+      return parseLinks(listed, names);
+    });
   }
 
   async routing(): Promise<Pick<NetworkNamespace, 'routes' | 'routingRules'>> {
@@ -179,6 +187,10 @@ class NamespaceReader {
       }
       return entries.slice(0, MAX_CONNTRACK);
     });
+  }
+
+  async #namespaceNames(): Promise<ReadonlyMap<number, string>> {
+    return this.#try('names of neighbouring namespaces', new Map<number, string>(), async () => parseNamespaceNames(await this.#run('ip', ['-j', 'netns', 'list-id'])));
   }
 
   async #run(name: string, args: readonly string[], okCodes: readonly number[] = []): Promise<string> {

@@ -1,6 +1,6 @@
 import { MESH_PROFILES } from '../protocol/acceleration.ts';
 import type { AccelerationInfo, MeshProfile, PodEnrolment } from '../protocol/acceleration.ts';
-import { DATAPATH_PROGRAMS } from '../protocol/datapath.ts';
+import { DATAPATH_PROGRAMS, OWNER, OWNER_KIND } from '../protocol/datapath.ts';
 import type { LinkInfo, MapInfo } from '../protocol/kernelObjects.ts';
 import type { DecodedValue, MapEntry } from '../protocol/mapEntries.ts';
 import type { IpAddress } from '../protocol/scalars.ts';
@@ -72,16 +72,18 @@ function isSwitchedOff(bpf: BpfState, maps: readonly MapInfo[]): boolean {
   return entriesOf(bpf, maps, 'control').some(({ values }) => numberOf(fieldOf(values[0]?.decoded, 'switched_off')) !== '0');
 }
 
+/** The profile by where its sidecar listens and by who that runs as; lists may be other than in the profile of that name. */
 function readProfile(bpf: BpfState, maps: readonly MapInfo[]): MeshProfile | undefined {
   const section = entriesOf(bpf, maps, '.rodata')[0]?.values[0]?.decoded;
   const profile = fieldOf(section, 'profile');
   const number = (name: string): string | undefined => numberOf(fieldOf(profile, name));
+  const sidecar = entriesOf(bpf, maps, 'owners').find(
+    ({ key, values }) => numberOf(fieldOf(key.decoded, 'kind')) === String(OWNER_KIND.uid) && numberOf(values[0]?.decoded ?? undefined) === String(OWNER.sidecar),
+  );
+  const sidecarUid = numberOf(fieldOf(sidecar?.key.decoded, 'id'));
   return MESH_PROFILES.find(
     (known) =>
-      number('outbound_port') === String(known.outboundPort) &&
-      number('inbound_port') === String(known.inboundPort) &&
-      number('proxy_uid') === String(known.proxyUid) &&
-      number('proxy_gid') === String(known.proxyGid),
+      number('outbound_port') === String(known.outboundPort) && number('inbound_port') === String(known.inboundPort) && sidecarUid === String(known.proxyUid),
   );
 }
 

@@ -6,11 +6,13 @@ import type { CgroupPath, NamespaceId } from '../protocol/scalars.ts';
 import { toPortNumber } from '../protocol/scalars.ts';
 import { toIpAddress } from '../protocol/ipAddress.ts';
 import { parseConntrackLine } from './conntrackList.ts';
-import { parseLinks, parseRoutes, parseRoutingRules, parseTableNames } from './ipJson.ts';
+import { parseLinks, parseNamespaceNames, parseRoutes, parseRoutingRules, parseTableNames } from './ipJson.ts';
 import { parseSysctls } from './networkNamespace.ts';
+import type { ReadNamespace } from './networkNamespace.ts';
 import { detectProfile, findPods, podCgroups } from './pods.ts';
 import { parseCgroup2, parseFilesystemGid, parseNamespaceLink } from './processScan.ts';
 import { parseSocketLine } from './socketList.ts';
+import { joinPeers } from './takeSnapshot.ts';
 
 describe('ip -j', () => {
   it('devices: kind, flags, addresses and the other end of a veth', () => {
@@ -26,13 +28,28 @@ describe('ip -j', () => {
     const [lo, eth0, ...others] = parseLinks(json);
     assert.deepEqual(others, []);
     assert.deepEqual(lo, {
-      index: 1, name: 'lo', kind: 'loopback', up: true, mtu: 65_536, macAddress: null, master: null, peerIndex: null, peerIsElsewhere: false,
+      index: 1, name: 'lo', kind: 'loopback', up: true, mtu: 65_536, macAddress: null, master: null, peerIndex: null, peerIsElsewhere: false, peerNamespaceName: null,
       addresses: [{ address: '127.0.0.1', prefixLength: 8, scope: 'host' }],
     });
     assert.deepEqual(eth0, {
-      index: 2, name: 'eth0', kind: 'veth', up: false, mtu: 1_500, macAddress: '22:71:ab:b0:a0:8f', master: 'br0', peerIndex: 5, peerIsElsewhere: true,
+      index: 2, name: 'eth0', kind: 'veth', up: false, mtu: 1_500, macAddress: '22:71:ab:b0:a0:8f', master: 'br0', peerIndex: 5, peerIsElsewhere: true, peerNamespaceName: null,
       addresses: [{ address: 'fe80::1', prefixLength: 64, scope: 'link' }],
     });
+  });
+
+  it('the other ends of veth pairs: where the kernel names them, else the only ones that fit', () => {
+    const names = parseNamespaceNames(JSON.stringify([{ nsid: 0, name: 'pod-a' }, { nsid: 1 }, { name: 'no number' }]));
+    assert.deepEqual([...names], [[0, 'pod-a']]);
+    const veth = (index: number, peer: number, nsid: number): unknown => ({ ifindex: index, link_index: peer, link_netnsid: nsid, ifname: `veth${index}`, linkinfo: { info_kind: 'veth' } });
+    const namespace = (id: string, links: readonly unknown[], known?: ReadonlyMap<number, string>): ReadNamespace => ({
+      id: id as NamespaceId, names: [id], links: parseLinks(JSON.stringify(links), known), routes: [], routingRules: [], sysctls: {}, ruleSets: [], conntrack: [], sockets: [], omissions: [],
+    });
+    // Both pods have an end with the same numbers; one has another as well, which nobody else has.
+    const router = namespace('router', [veth(3, 2, 0), veth(4, 2, 1), veth(5, 9, 1), veth(6, 8, 0)], names);
+    const others = [namespace('pod-a', [veth(2, 3, 0)]), namespace('pod-b', [veth(2, 3, 0), veth(9, 5, 0)]), namespace('pod-c', [veth(2, 4, 0)]), namespace('pod-d', [veth(2, 4, 0)])];
+    const joined = joinPeers([router, ...others]);
+    assert.deepEqual(joined[0]?.links.map(({ peer }) => peer?.namespace), ['pod-a', null, 'pod-b', 'pod-a']);
+    assert.deepEqual(Object.keys(joined[0].links[0] ?? {}).filter((key) => key.startsWith('peer')), ['peer']);
   });
 
   it('routes: default, types, tables by name, several next hops', () => {

@@ -1,5 +1,3 @@
-import { setMaxListeners } from 'node:events';
-
 import type { AccelerationInfo, PodInfo } from '../protocol/acceleration.ts';
 import { toMeshpathError } from '../protocol/errors.ts';
 import { MAX_PAGE_ENTRIES } from '../protocol/mapEntries.ts';
@@ -83,8 +81,6 @@ async function readNamespaces(
   signal: AbortSignal,
 ): Promise<{ namespaces: readonly ReadNamespace[]; omissions: readonly Omission[] }> {
   const listed = listNamespaces(scan.processes);
-  // Every program that runs listens to it.
-  setMaxListeners(0, signal);
   const read: ReadNamespace[] = [];
   const waiting = [...listed.namespaces.entries()];
   const work = async (): Promise<void> => {
@@ -109,12 +105,18 @@ function hiddenProcesses({ hiddenCount }: ProcessScan): Omission[] {
       ];
 }
 
-/** Finds for each end of a veth pair the namespace of the other: the only one with an end that fits. */
+/**
+ * Finds for each end of a veth pair the namespace of the other: the one that the kernel names; where it has no name, the only one
+ * with an end that fits.
+ */
 export function joinPeers(namespaces: readonly ReadNamespace[]): NetworkNamespace[] {
   const peerOf = (own: ReadNamespace, link: ListedLink): NetworkLink['peer'] => {
-    const { peerIndex } = link;
+    const { peerIndex, peerNamespaceName } = link;
     if (peerIndex === null) {
       return null;
+    }
+    if (peerNamespaceName !== null) {
+      return { namespace: namespaces.find(({ names }) => names.includes(peerNamespaceName))?.id ?? null, index: peerIndex };
     }
     const fitting = namespaces.filter(
       (other) =>
@@ -128,7 +130,7 @@ export function joinPeers(namespaces: readonly ReadNamespace[]): NetworkNamespac
     return {
       ...rest,
       links: namespace.links.map((link) => {
-        const { peerIndex: _peerIndex, peerIsElsewhere: _peerIsElsewhere, ...shown } = link;
+        const { peerIndex: _peerIndex, peerIsElsewhere: _peerIsElsewhere, peerNamespaceName: _peerNamespaceName, ...shown } = link;
         return { ...shown, peer: peerOf(namespace, link) };
       }),
     };

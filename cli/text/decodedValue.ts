@@ -1,7 +1,7 @@
 import type { DecodedValue, TypedBytes } from '../../agent/protocol/mapEntries.ts';
 
 /** One scalar of a decoded value with the path of field names that leads to it. */
-export interface DecodedScalar {
+interface DecodedScalar {
   readonly path: string;
   readonly text: string;
 }

@@ -14,17 +14,27 @@ export async function explainConnection(services: Services, argument: unknown): 
   const snapshot = await withCancellableProgress(`Looking at ${chosen.known.session.label}`, (signal) => chosen.node.call('takeSnapshot', {}, { signal }));
   const sources = listSources(snapshot);
   const source = await vscode.window.showQuickPick(
-    sources.map((option) => ({ label: `$(${option.isSidecar ? 'arrow-swap' : 'package'}) ${option.label}`, description: option.detail, option })),
+    sources.map((option) => ({
+      label: `$(${option.isSidecar ? 'arrow-swap' : 'package'}) ${option.label}`,
+      description: option.detail,
+      // Pods of several namespaces may have the same name.
+      ...(option.source.cgroup === null ? {} : { detail: option.source.cgroup }),
+      option,
+    })),
     {
       title: 'Explain a Connection (1 of 2)',
       placeHolder: sources.length === 0 ? 'There is no process with a socket in any pod of this node' : 'Who connects?',
       matchOnDescription: true,
+      matchOnDetail: true,
     },
   );
   if (source === undefined) {
     return;
   }
-  const destination = await chooseDestination(listDestinations(snapshot));
+  const { namespace } = source.option.source;
+  // Other pods first: a connection within one pod is seldom what somebody asks about.
+  const destinations = [...listDestinations(snapshot)].sort((left, right) => Number(left.namespace === namespace) - Number(right.namespace === namespace));
+  const destination = await chooseDestination(destinations);
   if (destination !== undefined) {
     services.explanations.open(chosen.known.key, { source: source.option.id, destination });
   }

@@ -10,7 +10,12 @@ export async function reportError(thrown: unknown, log: vscode.LogOutputChannel,
     log.info(error.message);
     return;
   }
-  log.error(`${error.code}: ${error.message} Why: ${error.reason} What to do: ${error.remedy}`);
+  const line = `${error.code}: ${error.message} Why: ${error.reason} What to do: ${error.remedy}`;
+  if (notice.severity === 'error') {
+    log.error(line);
+  } else {
+    log.warn(line);
+  }
   if (error.code === 'INTERNAL' && error.cause instanceof Error) {
     log.error(error.cause);
   }

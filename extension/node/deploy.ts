@@ -39,8 +39,9 @@ export function isInstalled(findings: Findings, files: readonly AgentFile[]): bo
 /**
  * Installs the agent on a node: the files go through one script's input into a temporary folder, are checked there
  * (length, SHA-256, whether the native library can be loaded), and the folder gets its name in one step, so that a
- * half-installed agent never has it and two installations at once do no harm. Interrupted at any point, the script
- * removes what it began, because its input ends. AGENT_UPLOAD_FAILED with what the node said.
+ * half-installed agent never has it. An intact agent that another installation put there meanwhile stays, since it may
+ * be starting. Interrupted at any point, the script removes what it began, because its input ends.
+ * AGENT_UPLOAD_FAILED with what the node said.
  */
 export async function installAgent(
   transport: Transport,
@@ -90,6 +91,7 @@ const path = require('path');
 const crypto = require('crypto');
 const temporary = process.argv[1];
 const plan = JSON.parse(process.argv[2]);
+const hash = (bytes) => crypto.createHash('sha256').update(bytes).digest('hex');
 const fail = (text) => { process.stderr.write(text + '\\n'); process.exit(1); };
 try {
   const content = fs.readFileSync(0);
@@ -98,7 +100,7 @@ try {
   let offset = 0;
   for (const file of plan.files) {
     const bytes = content.subarray(offset, offset += file.bytes);
-    if (crypto.createHash('sha256').update(bytes).digest('hex') !== file.sha256) fail(file.name + ' arrived damaged.');
+    if (hash(bytes) !== file.sha256) fail(file.name + ' arrived damaged.');
     const target = path.join(temporary, file.name);
     const handle = fs.openSync(target, 'wx', 0o600);
     fs.writeSync(handle, bytes);
@@ -106,11 +108,19 @@ try {
     fs.closeSync(handle);
     if (file.name.endsWith('.node')) process.dlopen({ exports: {} }, target);
   }
-  const replaced = path.join(temporary, 'replaced');
-  try { fs.renameSync(plan.target, replaced); } catch (error) { if (error.code !== 'ENOENT') throw error; }
-  fs.rmSync(replaced, { recursive: true, force: true });
   fs.chmodSync(temporary, 0o700);
-  try { fs.renameSync(temporary, plan.target); } catch (error) { if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error; }
+  const takeName = () => {
+    try { fs.renameSync(temporary, plan.target); return true; } catch (error) { if (!['ENOTEMPTY', 'EEXIST', 'ENOTDIR'].includes(error.code)) throw error; return false; }
+  };
+  const isIntact = (file) => {
+    try { return hash(fs.readFileSync(path.join(plan.target, file.name))) === file.sha256; } catch { return false; }
+  };
+  if (!takeName() && !plan.files.every(isIntact)) {
+    const replaced = path.join(temporary, 'replaced');
+    try { fs.renameSync(plan.target, replaced); } catch (error) { if (error.code !== 'ENOENT') throw error; }
+    fs.rmSync(replaced, { recursive: true, force: true });
+    takeName();
+  }
   const base = path.dirname(plan.target);
   const ageOf = (name) => { try { return Date.now() - fs.statSync(path.join(base, name)).mtimeMs; } catch { return -1; } };
   const names = fs.readdirSync(base);

@@ -13,10 +13,15 @@ export function describeError(error: MeshpathError, canRetry: boolean): ErrorNot
   if (error.code === 'CANCELLED') {
     return undefined;
   }
-  const sentences = [error.message, error.code === 'INTERNAL' ? error.reason : '', error.remedy].filter((part) => part.trim() !== '');
+  const sentences = [error.message, error.reason, error.remedy]
+    .map((part) => part.trim())
+    .filter((part) => part !== '')
+    // Reasons may be the words of a system, which end without a full stop.
+    .map((part) => (/[.!?]$/.test(part) ? part : `${part}.`));
+  const isWarning = error.code === 'INPUT_INVALID' || error.code === 'NOT_SUPPORTED' || error.code === 'SUDO_UNAVAILABLE';
   const hostKey = error.code === 'HOST_KEY_MISMATCH';
   return {
-    severity: error.code === 'INPUT_INVALID' || error.code === 'NOT_SUPPORTED' ? 'warning' : 'error',
+    severity: isWarning ? 'warning' : 'error',
     text: sentences.join(' '),
     buttons: [
       ...(canRetry && !hostKey ? [{ title: 'Retry', command: 'retry' } as const] : []),

@@ -22,6 +22,8 @@ export interface DestinationOption {
   /** `10.0.0.2:8080` */
   readonly value: string;
   readonly label: string;
+  /** Where the server is. */
+  readonly namespace: NamespaceId;
 }
 
 function spell(endpoint: Endpoint): string {
@@ -109,7 +111,7 @@ export function listDestinations(snapshot: Snapshot): readonly DestinationOption
       if (socket.protocol === 'tcp' && socket.state === 'listen' && socket.uid !== proxyUid) {
         for (const address of addressesOf(socket, pod)) {
           const value = spell({ address, port: socket.local.port });
-          options.set(value, { value, label: `${socket.owner?.command ?? 'server'} in ${pod.name}` });
+          options.set(value, { value, label: `${socket.owner?.command ?? 'server'} in ${pod.name}`, namespace: pod.namespace });
         }
       }
     }

@@ -4,6 +4,9 @@ import type { CallOptions, Node } from '../../agent/protocol/node.ts';
 import type { KnownNode } from './nodeDirectory.ts';
 import { readTargetKey, readyNode, type NodeDirectory } from './nodeDirectory.ts';
 
+/** What nodes are called that have no host, before they have a session. */
+const LABELS = { thisMachine: 'This machine', simulated: 'Simulated node' } as const;
+
 /** What panels and commands need of nodes, by key. */
 export interface NodeAccess {
   labelOf(key: string): string;
@@ -21,7 +24,7 @@ export function createNodeAccess(directory: NodeDirectory, connect: (node: Known
     labelOf: (key) => {
       const known = directory.find(key);
       const target = readTargetKey(key);
-      return known?.session.label ?? (target?.kind === 'ssh' ? target.host : 'This node');
+      return known?.session.label ?? (target === undefined ? 'This node' : target.kind === 'ssh' ? target.host : LABELS[target.kind]);
     },
     ready: (key) => {
       const state = directory.find(key)?.session.state;

@@ -9,7 +9,6 @@ export function spellState(state: SessionState): readonly string[] {
       const { identity, agentVersion, uid, abilities } = state.description;
       return [
         `connected to ${identity.hostname}, kernel ${identity.kernelRelease}, agent ${agentVersion}${uid === null ? '' : ` as user ${uid}`}`,
-        ...state.notices.map((notice) => `${notice.message} ${notice.reason} ${notice.remedy}`),
         ...abilities.flatMap((ability) => (ability.problem === null ? [] : [`${ability.name}: ${ability.problem.message} ${ability.problem.remedy}`])),
       ];
     }

@@ -11,7 +11,7 @@ import { readTargetKey, targetKey } from './nodeDirectory.ts';
 import { describeStatus } from './statusText.ts';
 
 test('an error becomes a text with what to do and buttons that help', () => {
-  const changed = new MeshpathError({ code: 'HOST_KEY_MISMATCH', message: 'The key changed.', reason: 'r', remedy: 'Forget it.' });
+  const changed = new MeshpathError({ code: 'HOST_KEY_MISMATCH', message: 'The key changed.', reason: 'It is another one.', remedy: 'Forget it.' });
   const buttons = (error: MeshpathError, canRetry: boolean): string[] => describeError(error, canRetry)?.buttons.map((button) => button.title) ?? [];
   assert.deepEqual(
     {
@@ -21,7 +21,7 @@ test('an error becomes a text with what to do and buttons that help', () => {
       cancelled: describeError(cancelledError('x'), true),
       unknown: describeError(toMeshpathError(new Error('boom')), false)?.text.includes('boom'),
     },
-    { text: 'The key changed. Forget it.', changed: ['Forget Host Key…', 'Show Log'], input: ['Retry', 'Show Log'], cancelled: undefined, unknown: true },
+    { text: 'The key changed. It is another one. Forget it.', changed: ['Forget Host Key…', 'Show Log'], input: ['Retry', 'Show Log'], cancelled: undefined, unknown: true },
   );
 });
 

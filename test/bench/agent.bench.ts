@@ -10,7 +10,7 @@ import { createLab } from '../lab/lab.ts';
 import type { Lab } from '../lab/lab.ts';
 import { missingForKernel } from '../requirements.ts';
 import { median } from './bench.ts';
-import type { Bench, Sample } from './bench.ts';
+import type { Bench } from './bench.ts';
 
 const CLI = join(dist, 'cli.cjs');
 const OBJECT = join(dist, 'agent/meshpath.bpf.o');
@@ -18,6 +18,19 @@ const MESSAGE_BYTES = 64;
 const ROUNDS = 2_000;
 const WARM_UP_ROUNDS = 500;
 const CONNECTIONS = 200;
+
+/** How two pods talk to each other. The sidecars are Node.js proxies. */
+const MODES = {
+  direct: 'no mesh at all',
+  iptables: "through two sidecars by Istio's iptables rules",
+  accelerated: 'through two sidecars, accelerated',
+} as const;
+type Mode = keyof typeof MODES;
+const PAIRS: readonly { readonly mode: Mode; readonly baseline: Mode }[] = [
+  { mode: 'accelerated', baseline: 'iptables' },
+  { mode: 'accelerated', baseline: 'direct' },
+  { mode: 'iptables', baseline: 'direct' },
+];
 
 const runFile = promisify(execFile);
 
@@ -59,43 +72,38 @@ export const benches: readonly Bench[] = [
         })),
       ),
   },
-  {
-    name: `round trip of ${MESSAGE_BYTES} bytes through two sidecars (Node.js proxies), accelerated`,
-    unit: 'ms',
-    baseline: "Istio's iptables rules",
-    runs: 5,
-    skip: missing(OBJECT),
-    measure: () => compare(measureRoundTrip),
-  },
-  {
-    name: 'opening a connection through two sidecars (Node.js proxies) until the first byte is back, accelerated',
-    unit: 'ms',
-    baseline: "Istio's iptables rules",
-    runs: 5,
-    skip: missing(OBJECT),
-    measure: () => compare(measureOpening),
-  },
+  ...PAIRS.flatMap(({ mode, baseline }): Bench[] => [
+    {
+      name: `round trip of ${MESSAGE_BYTES} bytes, ${MODES[mode]}`,
+      unit: 'ms',
+      baseline: MODES[baseline],
+      runs: 5,
+      skip: missing(OBJECT),
+      measure: async () => ({ baseline: await measureIn(baseline, measureRoundTrip), value: await measureIn(mode, measureRoundTrip) }),
+    },
+    {
+      name: `opening a connection until the first byte is back, ${MODES[mode]}`,
+      unit: 'ms',
+      baseline: MODES[baseline],
+      runs: 5,
+      skip: missing(OBJECT),
+      measure: async () => ({ baseline: await measureIn(baseline, measureOpening), value: await measureIn(mode, measureOpening) }),
+    },
+  ]),
 ];
 
 type Client = Awaited<ReturnType<Lab['pods'][number]['startClient']>>;
 
-/** Measures under iptables and accelerated, each in pods of its own, so that neither meets conntrack entries of the other. */
-async function compare(measure: (client: Client, lab: Lab) => Promise<number>): Promise<Sample> {
-  const measureInLab = (prepare: (lab: Lab) => Promise<unknown>): Promise<number> =>
-    withLab(async (lab) => {
-      const [, , , client] = await Promise.all([
-        lab.pod(1).startServer({ port: 8080 }),
-        lab.pod(0).startProxy(),
-        lab.pod(1).startProxy(),
-        lab.pod(0).startClient(),
-      ]);
-      await prepare(lab);
-      return measure(client, lab);
-    });
-  return {
-    baseline: await measureInLab(() => Promise.resolve()),
-    value: await withAgent((agent) => measureInLab((lab) => turnOn(agent, lab))),
-  };
+/** Measures in pods of their own, so that no mode meets conntrack entries of another. */
+async function measureIn(mode: Mode, measure: (client: Client, lab: Lab) => Promise<number>): Promise<number> {
+  const lab = await createLab({ rules: mode === 'direct' ? 'none' : 'istio' });
+  try {
+    const proxies = mode === 'direct' ? [] : lab.pods.map((pod) => pod.startProxy());
+    const [client] = await Promise.all([lab.pod(0).startClient(), lab.pod(1).startServer({ port: 8080 }), ...proxies]);
+    return mode === 'accelerated' ? await withAgent(async (agent) => turnOn(agent, lab).then(() => measure(client, lab))) : await measure(client, lab);
+  } finally {
+    await lab.dispose();
+  }
 }
 
 async function measureRoundTrip(client: Client, lab: Lab): Promise<number> {

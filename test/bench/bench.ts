@@ -1,15 +1,18 @@
 /** One figure to measure, with what it is compared to. */
 export interface Bench {
   readonly name: string;
-  readonly unit: 'bytes' | 'ms' | '1/s';
+  readonly unit: 'bytes' | 'ns' | 'ms' | '1/s';
   /** What the baseline is, in a few words; undefined if there is nothing to compare to. */
   readonly baseline?: string;
   /** How many times it is measured; the medians count. */
   readonly runs: number;
   /** Why it cannot be measured on this machine; false if it can. */
   readonly skip: string | false;
-  /** Measures once. The baseline is measured in the same run, since the machine's speed changes between runs. */
-  readonly measure: () => Promise<Sample>;
+  /**
+   * Measures once, or several times where preparing it takes long. The baseline is measured in the same run, since the machine's
+   * speed changes between runs.
+   */
+  readonly measure: () => Promise<Sample | readonly Sample[]>;
 }
 
 /** What one run gave, in the unit of its bench. */
@@ -36,8 +39,8 @@ export interface Figure {
 /** Measures a bench as often as it asks for. */
 export async function measureBench(bench: Bench): Promise<Figure> {
   const samples: Sample[] = [];
-  for (let run = 0; run < bench.runs; run++) {
-    samples.push(await bench.measure());
+  while (samples.length < bench.runs) {
+    samples.push(...[await bench.measure()].flat());
   }
   return summarizeSamples(bench, samples);
 }

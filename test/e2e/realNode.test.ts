@@ -8,7 +8,7 @@ import { waitForNothingLeft } from '../lab/leftovers.ts';
 import { missingForKernel, missingForSshServer } from '../requirements.ts';
 import { startSshServer } from '../ssh/sshServer.ts';
 import { withSession } from './session.ts';
-import { answerDialog, clearNotifications, expandTreeRow, findWebview, openSidebar, pickItem, quickInput, readTree, runCommand, saveScreenshot, statusBarItem, treeRow } from './workbench.ts';
+import { answerDialog, clearNotifications, expandTreeRow, findWebview, openSidebar, pickItem, quickInput, readTree, runCommand, saveScreenshot, statusBarItem, tickOnly, treeRow } from './workbench.ts';
 import { missingForWorkbench } from './workbenchRequirements.ts';
 
 const skip = missingForWorkbench() || missingForKernel() || missingForSshServer();
@@ -66,7 +66,7 @@ async function proveMainJob(page: Page, lab: Lab, host: string): Promise<void> {
   await quickInput(page).locator('input[placeholder*="For which pods?"]').waitFor();
   await tickOnly(page, [podA.cgroup, podB.cgroup]);
   await saveScreenshot(page, 'real-node-2-pods');
-  await page.keyboard.press('Enter');
+  await quickInput(page).getByRole('button', { name: 'OK' }).click();
   await answerDialog(page, /Turn acceleration on at/, 'Turn On');
   await statusBarItem(page, 'accelerating 2 pods').waitFor();
 
@@ -110,7 +110,7 @@ async function proveMainJob(page: Page, lab: Lab, host: string): Promise<void> {
   await saveScreenshot(page, 'real-node-5-sockets');
 
   await runCommand(page, 'Meshpath: Explain a Connection…');
-  const source = quickInput(page).locator('.monaco-list-row').filter({ hasText: podA.name }).filter({ hasText: 'user 1000' }).first();
+  const source = quickInput(page).locator('.monaco-list-row').filter({ hasText: podA.cgroup }).filter({ hasText: 'user 1000' }).first();
   await source.click();
   await pickItem(page, spell(destination), 'Where to?');
   const panel = await findWebview(page, { title: `→ ${spell(destination)}` });
@@ -143,21 +143,6 @@ async function proveMainJob(page: Page, lab: Lab, host: string): Promise<void> {
 async function openMap(page: Page, name: string): Promise<void> {
   await treeRow(page, NODES, name).click();
   await page.keyboard.press('Enter');
-}
-
-/** Ticks exactly the rows of the open pick whose description names one of these cgroups. */
-async function tickOnly(page: Page, cgroups: readonly string[]): Promise<void> {
-  const rows = quickInput(page).locator('.monaco-list-row');
-  await rows.first().waitFor();
-  for (const row of await rows.all()) {
-    const text = (await row.textContent()) ?? '';
-    const box = row.locator('input[type="checkbox"], .monaco-checkbox').first();
-    const wanted = cgroups.some((cgroup) => text.includes(cgroup));
-    const ticked = (await row.getAttribute('aria-checked')) === 'true' || (await box.getAttribute('aria-checked')) === 'true';
-    if (ticked !== wanted) {
-      await row.click();
-    }
-  }
 }
 
 async function readGrid(frame: Frame, rows: number): Promise<readonly (readonly string[])[]> {

@@ -147,6 +147,20 @@ export async function pickItem(page: Page, label: string, placeholder?: string):
   await quickPickRow(page, label).click();
 }
 
+/** Ticks exactly those rows of the open pick for many that have one of these texts. */
+export async function tickOnly(page: Page, texts: readonly string[]): Promise<void> {
+  const rows = quickInput(page).locator('.monaco-list-row');
+  await rows.first().waitFor();
+  for (const row of await rows.all()) {
+    const text = (await row.textContent()) ?? '';
+    const wanted = String(texts.some((part) => text.includes(part)));
+    if ((await row.getAttribute('aria-checked')) !== wanted) {
+      await row.locator('.monaco-checkbox').click();
+      await row.and(page.locator(`[aria-checked="${wanted}"]`)).waitFor();
+    }
+  }
+}
+
 /** Answers the input box whose message, title or placeholder has `prompt`, and waits until it is gone. */
 export async function answerInput(page: Page, prompt: string, value: string): Promise<void> {
   const box = page

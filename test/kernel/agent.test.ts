@@ -23,10 +23,10 @@ import type { Node } from '../../agent/protocol/node.ts';
 import type { CgroupPath, MapId } from '../../agent/protocol/scalars.ts';
 import { createAgentService } from '../../agent/service.ts';
 import { runCommand } from '../lab/command.ts';
-import { findCommand, missingForKernel } from '../requirements.ts';
+import { createLab } from '../lab/lab.ts';
+import { missingForKernel } from '../requirements.ts';
 
 const skip = missingForKernel();
-const skipComparison = skip === false && findCommand('bpftool') === undefined ? 'needs bpftool' : skip;
 const root = join(import.meta.dirname, '../..');
 const objectPath = join(root, 'bpf/prebuilt/meshpath.bpf.o');
 const uniqueName = (): string => `meshpath-agent-${process.pid}-${randomBytes(3).toString('hex')}`;
@@ -52,7 +52,7 @@ describe('the agent lists what the kernel has', { skip }, () => {
     rmdirSync(folder);
   });
 
-  it('programs and maps as bpftool does, and marks its own', { skip: skipComparison }, async () => {
+  it('programs and maps as bpftool does, and marks its own', async () => {
     const programs = (await node.call('listPrograms', {})).filter(({ id }) => on.programIds.includes(id));
     const expected = (await bpftool('prog', 'show')).filter(({ id }) => on.programIds.some((own) => own === id));
     assert.equal(programs.length, on.programIds.length);
@@ -91,7 +91,7 @@ describe('the agent lists what the kernel has', { skip }, () => {
     assert.equal(maps.find(({ type }) => type === 'ringbuf')?.readable.ok, false);
   });
 
-  it('links with what they hang on, and cgroups with what they inherit', { skip: skipComparison }, async () => {
+  it('links with what they hang on, and cgroups with what they inherit', async () => {
     const links = (await node.call('listLinks', {})).filter(({ id }) => on.linkIds.includes(id));
     assert.deepEqual(links.map(({ id }) => id).sort(), [...on.linkIds].sort());
     const cgroupId = statSync(folder, { bigint: true }).ino.toString();
@@ -212,6 +212,23 @@ it('a snapshot holds the rules, routes, sockets and pods of a namespace', { skip
   } finally {
     await node.close();
     await runCommand('ip', ['netns', 'del', name]);
+  }
+});
+
+it('a snapshot tells which veth pairs belong together, also of pods that look alike', { skip }, async () => {
+  const labs = [await createLab({ rules: 'none' }), await createLab({ rules: 'none' })];
+  const node = connectInProcess(createAgentService({ objectPath, agentVersion: 'test' }));
+  try {
+    const { namespaces } = await node.call('takeSnapshot', {});
+    for (const lab of labs) {
+      const peersOf = (id: string): (string | null | undefined)[] =>
+        namespaces.find((namespace) => namespace.id === id)?.links.filter(({ kind }) => kind === 'veth').map(({ peer }) => peer?.namespace) ?? [];
+      assert.deepEqual(peersOf(lab.routerNamespaceId), lab.pods.map(({ namespaceId }) => namespaceId));
+      assert.deepEqual(lab.pods.flatMap(({ namespaceId }) => peersOf(namespaceId)), lab.pods.map(() => lab.routerNamespaceId));
+    }
+  } finally {
+    await node.close();
+    await Promise.all(labs.map((lab) => lab.dispose()));
   }
 });
 

@@ -2,9 +2,9 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import type { ChildProcessByStdio } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { chmod, cp, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -33,8 +33,8 @@ class CliProcess {
   #output = '';
   #notes = '';
 
-  constructor(args: readonly string[], before: readonly string[] = []) {
-    const [file = process.execPath, ...rest] = [...before, process.execPath, CLI, ...args];
+  constructor(args: readonly string[], options: { readonly before?: readonly string[]; readonly program?: string } = {}) {
+    const [file = process.execPath, ...rest] = [...(options.before ?? []), process.execPath, options.program ?? CLI, ...args];
     this.child = spawn(file, rest, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#closed = once(this.child, 'close');
     let partial = '';
@@ -47,6 +47,11 @@ class CliProcess {
       });
     });
     this.child.stderr.setEncoding('utf8').on('data', (text: string) => (this.#notes += text));
+  }
+
+  /** Of the programs that it loaded, as far as it said so. */
+  get programIds(): readonly number[] {
+    return this.lines.all.filter((line) => line.startsWith('{"on"')).flatMap((line) => (JSON.parse(line) as { readonly on: AccelerationInfo }).on.programIds);
   }
 
   get pid(): number {
@@ -93,7 +98,7 @@ async function withLab(use: (lab: Lab, watch: (process: CliProcess) => CliProces
     await Promise.all(processes.map((started) => started.end()));
     await lab.dispose();
   }
-  await waitForNothingLeft({ labId: lab.id, holders: processes.map(({ pid }) => pid) });
+  await waitForNothingLeft({ labId: lab.id, programIds: processes.flatMap(({ programIds }) => programIds) });
 }
 
 test('the built command line says its version, and ends with 2 on wrong usage', async () => {
@@ -249,12 +254,19 @@ test('a cgroup that is not there is told, and nothing is turned on', { skip }, a
   assert.equal(output, '');
   const { error } = JSON.parse(notes) as { error: WireError };
   assert.equal(error.code, 'CGROUP_NOT_FOUND');
-  await waitForNothingLeft({ holders: [cli.pid] });
+  await waitForNothingLeft({ holders: [cli.pid], programIds: [] });
 });
 
-test('without privilege the missing capability and its remedy are told', { skip }, async () => {
-  const nobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', '--inh-caps=-all', '--'];
-  const { code, output, notes } = await new CliProcess(['programs', '--json'], nobody).end();
+test('without privilege the missing capability and its remedy are told', { skip }, async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), 'meshpath-cli-test-'));
+  t.after(async () => rm(folder, { recursive: true }));
+  // The project's own folder may be one that only root can read.
+  await chmod(folder, 0o755);
+  for (const name of ['cli.cjs', 'agent']) {
+    await cp(join(dirname(CLI), name), join(folder, name), { recursive: true });
+  }
+  const before = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', '--inh-caps=-all', '--'];
+  const { code, output, notes } = await new CliProcess(['programs', '--json'], { before, program: join(folder, 'cli.cjs') }).end();
   assert.equal(output, '');
   assert.equal(code, 1);
   const { error } = JSON.parse(notes) as { error: WireError };

@@ -36,9 +36,11 @@ function summarize({ role, near, far, verdict }: ConnectionInfo): string {
 suite('why each connection of a real node is accelerated or not', { skip: missingForKernel() }, () => {
   let lab: Lab;
   let node: Node;
+  let programIds: number[];
 
   beforeEach(async () => {
     node = startAgent();
+    programIds = [];
     try {
       lab = await createLab({ rules: 'istio' });
     } catch (error) {
@@ -49,11 +51,12 @@ suite('why each connection of a real node is accelerated or not', { skip: missin
   afterEach(async () => {
     await node.close();
     await lab.dispose();
-    await waitForNothingLeft({ labId: lab.id });
+    await waitForNothingLeft({ labId: lab.id, programIds });
   });
 
   const turnOn = async (...pods: readonly LabPod[]): Promise<void> => {
-    await node.call('turnAccelerationOn', { profile: 'istio', pods: pods.map(({ enrolment }) => enrolment) });
+    const info = await node.call('turnAccelerationOn', { profile: 'istio', pods: pods.map(({ enrolment }) => enrolment) });
+    programIds.push(...info.programIds);
   };
 
   /** The connections of the lab that are listed with a port at either end. */
@@ -135,9 +138,9 @@ suite('why each connection of a real node is accelerated or not', { skip: missin
   test('a direction that sent before its peer was ready stays with TCP, the other does not', async () => {
     const server = await lab.pod(0).startServer({ port: 9002, address: '127.0.0.1', mode: 'sink' });
     await turnOn(lab.pod(0));
-    const params: RawClientParams = { address: '127.0.0.1', port: server.port, delayAck: true, connections: 1, messages: ['1111', '2222'] };
+    const params: RawClientParams = { identity: SIDECAR_IDENTITY, address: '127.0.0.1', port: server.port, delayAck: true, connections: 1, messages: ['1111', '2222'] };
     // It waits for an answer that never comes, so that the connection stays open.
-    await lab.pod(0).start([process.execPath, '--import', 'tsx', RAW_CLIENT, JSON.stringify(params)], { identity: SIDECAR_IDENTITY });
+    await lab.pod(0).start([process.execPath, '--import', 'tsx', RAW_CLIENT, JSON.stringify(params)], { identity: { uid: 0, gid: 0 } });
     const [found] = await waitFor(server.port, (list) => list[0]?.verdict.state === 'partly');
     assert.equal(found?.verdict.reason, 'message_passed_peer_missing');
     assert.match(found.verdict.text, /connecting end sends goes through TCP/);

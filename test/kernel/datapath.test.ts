@@ -25,7 +25,7 @@ import { prebuiltObject } from '../../scripts/compileBpf.mjs';
 import { createLab } from '../lab/lab.ts';
 import type { Lab } from '../lab/lab.ts';
 import { waitForNothingLeft } from '../lab/leftovers.ts';
-import { SIDECAR_IDENTITY } from '../lab/pod.ts';
+import { APPLICATION_IDENTITY, SIDECAR_IDENTITY } from '../lab/pod.ts';
 import type { LabPod, PlaceOptions } from '../lab/pod.ts';
 import { missingForKernel } from '../requirements.ts';
 import { CONTEXT, Conversation, count, KIBIBYTE, observe, sightOf, turnOff, turnOn } from './datapathConversation.ts';
@@ -75,8 +75,9 @@ interface RawClient {
   readonly answers: Promise<string[]>;
 }
 
-async function startRawClient(pod: LabPod, params: RawClientParams, options: PlaceOptions = {}): Promise<RawClient> {
-  const client = await pod.start([process.execPath, '--import', 'tsx', RAW_CLIENT, JSON.stringify(params)], options);
+async function startRawClient(pod: LabPod, params: Omit<RawClientParams, 'identity'>, options: PlaceOptions = {}): Promise<RawClient> {
+  const parameters: RawClientParams = { ...params, identity: options.identity ?? APPLICATION_IDENTITY };
+  const client = await pod.start([process.execPath, '--import', 'tsx', RAW_CLIENT, JSON.stringify(parameters)], { ...options, identity: { uid: 0, gid: 0 } });
   const complaint = text(client.stderr);
   const lines = createInterface({ input: client.stdout });
   const waiting = new Promise<void>((resolve) => {
@@ -110,7 +111,7 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
   afterEach(async () => {
     await observed.accelerator.dispose();
     await lab.dispose();
-    await waitForNothingLeft({ labId: lab.id });
+    await waitForNothingLeft({ labId: lab.id, programIds: observed.programIds });
   });
 
   test('everybody sees what they see under iptables, and messages go from socket to socket', async () => {
@@ -418,7 +419,8 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
     const request = JSON.stringify({ profile: 'istio', pods: [lab.pod(0).enrolment, lab.pod(1).enrolment] });
     const agent = spawn(process.execPath, ['--import', 'tsx', AGENT, request], { stdio: ['ignore', 'pipe', 'inherit'] });
     try {
-      await once(agent.stdout, 'data');
+      const [line] = (await once(agent.stdout, 'data')) as [Buffer];
+      observed.programIds.push(...(JSON.parse(line.toString()) as AccelerationInfo).programIds);
       const connection = await conversation.connect();
       assert.equal((await connection.exchange(50_000)).exact, true);
       agent.kill('SIGKILL');
@@ -429,7 +431,7 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
       await conversation.look();
     } finally {
       agent.kill('SIGKILL');
-      }
+    }
   });
 
   test('refuses what it cannot do, and leaves nothing half on', async () => {
@@ -510,7 +512,7 @@ suite('the datapath in pods without any rules', { skip: missingForKernel() }, ()
       await observed.accelerator.dispose();
       await lab.dispose();
     }
-    await waitForNothingLeft({ labId: lab.id });
+    await waitForNothingLeft({ labId: lab.id, programIds: observed.programIds });
   });
 });
 
@@ -520,20 +522,18 @@ function isSeenAlike(events: readonly DecisionEvent[], local: Endpoint, remote: 
   return events.some((event) => event.reason === 'enrolled_active' && isSame(event.local, remote) && isSame(event.remote, local));
 }
 
-/** Calls `use` with the path of a new FIFO for raw clients to wait at. */
+/** Calls `use` with the path of a file that is not there yet, for raw clients to wait for. */
 async function withGate(use: (gate: string) => Promise<void>): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'meshpath-gate-'));
   try {
     chmodSync(folder, 0o755);
-    const gate = join(folder, 'gate');
-    await run('mkfifo', ['-m', '666', gate]);
-    await use(gate);
+    await use(join(folder, 'gate'));
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
-/** Lets everybody go on who waits for the FIFO. */
+/** Lets everybody go on who waits for the file. */
 function openGate(path: string): void {
   writeFileSync(path, '');
 }

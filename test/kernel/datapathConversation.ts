@@ -17,6 +17,8 @@ export const KIBIBYTE = 1024;
 export interface Observed {
   readonly accelerator: Accelerator;
   readonly events: DecisionEvent[];
+  /** Of all programs that were loaded. */
+  readonly programIds: number[];
 }
 
 export function observe(options: { readonly unreadLimit?: bigint } = {}): Observed {
@@ -30,11 +32,13 @@ export function observe(options: { readonly unreadLimit?: bigint } = {}): Observ
     },
     ...options,
   });
-  return { accelerator, events };
+  return { accelerator, events, programIds: [] };
 }
 
-export async function turnOn({ accelerator }: Observed, ...pods: readonly LabPod[]): Promise<AccelerationInfo> {
-  return accelerator.turnAccelerationOn({ profile: 'istio', pods: pods.map(({ enrolment }) => enrolment) }, CONTEXT);
+export async function turnOn({ accelerator, programIds }: Observed, ...pods: readonly LabPod[]): Promise<AccelerationInfo> {
+  const info = await accelerator.turnAccelerationOn({ profile: 'istio', pods: pods.map(({ enrolment }) => enrolment) }, CONTEXT);
+  programIds.push(...info.programIds);
+  return info;
 }
 
 export async function turnOff({ accelerator }: Observed, cgroups: readonly CgroupPath[] | null = null): Promise<TurnOffReport> {

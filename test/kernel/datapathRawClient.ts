@@ -1,11 +1,15 @@
-import { readFileSync, writeSync } from 'node:fs';
+import { existsSync, writeSync } from 'node:fs';
 import koffi from 'koffi';
+import { becomeUser } from '../lab/programs/program.ts';
+import type { ProgramIdentity } from '../lab/programs/reports.ts';
 
 /**
  * A client that Node.js cannot be: it binds its port, delays the ACK of the handshake and decides what is one send(2).
  * Run as a program with RawClientParams as JSON; prints what came back on each connection as a JSON list of text.
  */
 export interface RawClientParams {
+  /** Who it becomes: it starts as root, since its own modules may be in a folder that only root can read. */
+  readonly identity: ProgramIdentity;
   readonly address: string;
   readonly port: number;
   readonly localAddress?: string;
@@ -15,7 +19,7 @@ export interface RawClientParams {
   readonly connections: number;
   /** Sent one by one; as many bytes are then awaited. */
   readonly messages: readonly string[];
-  /** Before it connects or sends (`gateAt`), `waiting` is printed and the program waits until somebody writes to this FIFO. */
+  /** Before it connects or sends (`gateAt`), `waiting` is printed and the program waits until there is a file of this path. */
   readonly gate?: string;
   /** `send` where it is left out. */
   readonly gateAt?: 'connect' | 'send';
@@ -30,6 +34,8 @@ const SO_REUSEADDR = 2;
 const IPPROTO_TCP = 6;
 const TCP_NODELAY = 1;
 const TCP_QUICKACK = 12;
+/** How often the gate is looked for. */
+const GATE_MILLISECONDS = 5;
 
 const libc = koffi.load(null);
 const socketFunction = libc.func('int socket(int family, int type, int protocol)') as unknown as (...args: number[]) => number;
@@ -65,7 +71,7 @@ function socketAddress(address: string, port: number): Uint8Array {
 }
 
 /** Root is kept as the saved user, to come back to. */
-function becomeUser(uid: number): void {
+function actAs(uid: number): void {
   check('setresuid', setresuidFunction(0, 0, 0));
   check('setresuid', setresuidFunction(uid, uid, 0));
 }
@@ -73,13 +79,13 @@ function becomeUser(uid: number): void {
 function waitAt(place: 'connect' | 'send', { gate, gateAt = 'send' }: RawClientParams): void {
   if (gate !== undefined && gateAt === place) {
     writeSync(process.stdout.fd, 'waiting\n');
-    readFileSync(gate);
+    waitForFile(gate);
   }
 }
 
 function openConnection(params: RawClientParams): number {
   if (params.users !== undefined) {
-    becomeUser(params.users.creator);
+    actAs(params.users.creator);
   }
   const fd = check('socket', socketFunction(AF_INET, SOCK_STREAM, 0));
   const set = (level: number, option: number, value: number): void => {
@@ -95,7 +101,7 @@ function openConnection(params: RawClientParams): number {
   }
   waitAt('connect', params);
   if (params.users !== undefined) {
-    becomeUser(params.users.connector);
+    actAs(params.users.connector);
   }
   check('connect', connectFunction(fd, socketAddress(params.address, params.port), 16));
   return fd;
@@ -118,7 +124,16 @@ function converse(fd: number, messages: readonly string[]): string {
   return buffer.toString('latin1', 0, received);
 }
 
+/** Waits as this program does everything: without an event loop. */
+function waitForFile(path: string): void {
+  const never = new Int32Array(new SharedArrayBuffer(4));
+  while (!existsSync(path)) {
+    Atomics.wait(never, 0, 0, GATE_MILLISECONDS);
+  }
+}
+
 function main(params: RawClientParams): void {
+  becomeUser(params.identity);
   const answers: string[] = [];
   for (let index = 0; index < params.connections; index += 1) {
     const fd = openConnection(params);

@@ -110,7 +110,7 @@ function judge(backend: (typeof BACKENDS)[number]): void {
 
   after(async () => {
     await lab.dispose();
-    await waitForNothingLeft({ labId: lab.id });
+    await waitForNothingLeft({ labId: lab.id, programIds: [] });
   });
 
   test('iptables prints rules as the simulator does', async () => {

@@ -29,10 +29,13 @@ interface Comparison {
   readonly lab: Lab;
   readonly node: Node;
   readonly events: DecisionEvent[];
+  /** Of all programs that were loaded. */
+  readonly programIds: number[];
 }
 
-async function turnOn({ node }: Comparison, ...pods: readonly LabPod[]): Promise<void> {
-  await node.call('turnAccelerationOn', { profile: 'istio', pods: pods.map(({ enrolment }) => enrolment) });
+async function turnOn({ node, programIds }: Comparison, ...pods: readonly LabPod[]): Promise<void> {
+  const info = await node.call('turnAccelerationOn', { profile: 'istio', pods: pods.map(({ enrolment }) => enrolment) });
+  programIds.push(...info.programIds);
 }
 
 /**
@@ -104,7 +107,7 @@ suite('the virtual machine against the kernel: what the programs decide about re
       events.push(...decisions.events);
     });
     try {
-      comparison = { lab: await createLab({ rules: 'istio' }), node, events };
+      comparison = { lab: await createLab({ rules: 'istio' }), node, events, programIds: [] };
     } catch (error) {
       await node.close();
       throw error;
@@ -113,7 +116,7 @@ suite('the virtual machine against the kernel: what the programs decide about re
   afterEach(async () => {
     await comparison.node.close();
     await comparison.lab.dispose();
-    await waitForNothingLeft({ labId: comparison.lab.id });
+    await waitForNothingLeft({ labId: comparison.lab.id, programIds: comparison.programIds });
   });
 
   test('between two accelerated pods', async () => {

@@ -7,6 +7,7 @@ export interface ConnectOptions {
   readonly port: number;
   /** Bound to before connecting. */
   readonly localAddress?: string;
+  readonly localPort?: number;
   /** Of the byte pattern; another one for each connection shows bytes of a stranger. Random where it is left out. */
   readonly seed?: number;
 }
@@ -29,6 +30,7 @@ export class LabClient {
       address: options.address,
       port: options.port,
       localAddress: options.localAddress ?? null,
+      localPort: options.localPort ?? 0,
       seed: options.seed ?? Math.floor(Math.random() * 0xffff_ffff),
     };
     return new LabConnection(this.#program, (await this.#program.ask('open', params)) as OpenedConnection);

@@ -2,6 +2,7 @@ import { readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { findCgroup2Mount } from '../../agent/kernel/cgroup2Mount.ts';
+import { findProgramHolders } from '../../scripts/leftovers.mjs';
 import { listCgroupProcesses } from './cgroup2.ts';
 import { runCommand } from './command.ts';
 import { LAB_PREFIX } from './lab.ts';
@@ -25,8 +26,13 @@ export interface Leftovers {
 export interface LeftoverScope {
   /** Only of this lab; of all that this process made where it is left out. */
   readonly labId?: string;
-  /** Processes that loaded programs; this one where it is left out. Programs that nobody holds any more always count. */
+  /** Processes that loaded programs; this one where it is left out. */
   readonly holders?: readonly number[];
+  /**
+   * The ids of all programs that were loaded, as AccelerationInfo has them: these count whoever holds them. Where they are not
+   * known, every program that nobody holds counts, though it may be of another run that is about to end.
+   */
+  readonly programIds?: readonly number[];
 }
 
 /** Lists what labs and the datapath left on the machine: namespaces, cgroups, processes in them, and BPF programs. */
@@ -39,7 +45,7 @@ export async function listLeftovers(scope: LeftoverScope = {}): Promise<Leftover
     namespaces: await listNamespaces(prefix),
     cgroups: cgroups.map((name) => basename(name)),
     processes,
-    programs: await listPrograms(scope.holders ?? [process.pid]),
+    programs: await listPrograms(scope),
   };
 }
 
@@ -72,13 +78,17 @@ async function listNamespaces(prefix: string): Promise<string[]> {
   return names.filter((name) => name.startsWith(prefix));
 }
 
-async function listPrograms(holders: readonly number[]): Promise<string[]> {
+async function listPrograms({ holders = [process.pid], programIds }: LeftoverScope): Promise<string[]> {
   const programs = JSON.parse(await runCommand('bpftool', ['--json', 'prog', 'show'])) as readonly {
     readonly id: number;
     readonly name?: string;
-    readonly pids?: readonly { readonly pid: number }[];
   }[];
+  const pidsOf = findProgramHolders();
   return programs
-    .filter(({ name = '', pids = [] }) => name.startsWith(PROGRAM_PREFIX) && (pids.length === 0 || pids.some(({ pid }) => holders.includes(pid))))
+    .filter(({ id, name = '' }) => {
+      const pids = pidsOf.get(id) ?? [];
+      const isLoaded = programIds === undefined ? pids.length === 0 : programIds.includes(id);
+      return name.startsWith(PROGRAM_PREFIX) && (isLoaded || pids.some((pid) => holders.includes(Number(pid))));
+    })
     .map(({ id, name = '' }) => `${name} (id ${id})`);
 }

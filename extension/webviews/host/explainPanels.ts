@@ -37,7 +37,7 @@ export function createExplainPanels(extensionUri: vscode.Uri, access: NodeAccess
       takenAt: snapshot.takenAt,
       choice,
       sources: sources.map(({ id, label, detail }) => ({ id, label, detail })),
-      destinations: listDestinations(snapshot),
+      destinations: listDestinations(snapshot).map(({ value, label }) => ({ value, label })),
       explanation,
       namespaceNames: namespaceNames(snapshot),
     };

@@ -82,6 +82,7 @@ async function openConnection(options: OpenParams): Promise<ClientConnection> {
     port: options.port,
     allowHalfOpen: true,
     noDelay: true,
+    localPort: options.localPort,
     ...(options.localAddress === null ? {} : { localAddress: options.localAddress }),
   });
   await once(socket, 'connect');

@@ -51,7 +51,8 @@ async function answer(handlers: CommandHandlers, command: Command): Promise<void
   }
 }
 
-function becomeUser(identity: ProgramIdentity): void {
+/** Gives up root's rights for those of a user without any groups. */
+export function becomeUser(identity: ProgramIdentity): void {
   if (process.setgroups === undefined || process.setgid === undefined || process.setuid === undefined) {
     throw new Error('the programs of a lab run on Linux only');
   }

@@ -29,8 +29,11 @@ export interface ServerParams {
   readonly address: string;
   /** 0: one that the kernel chooses. */
   readonly port: number;
-  /** `echo` sends back what it receives; `sink` reads and says nothing; `http` answers any request with an HttpReply. */
-  readonly mode: 'echo' | 'sink' | 'http';
+  /**
+   * `echo` sends back what it receives; `sink` reads and says nothing; `ends-first` is a sink that half-closes at once;
+   * `http` answers any request with an HttpReply.
+   */
+  readonly mode: 'echo' | 'sink' | 'ends-first' | 'http';
   /** Sent as soon as a connection is accepted: a server that speaks first. */
   readonly greeting: string | null;
 }
@@ -101,6 +104,8 @@ export interface OpenParams {
   readonly address: string;
   readonly port: number;
   readonly localAddress: string | null;
+  /** 0: one that the kernel chooses. */
+  readonly localPort: number;
   /** Both ends of the byte pattern must agree on it; an echo server needs no more than this. */
   readonly seed: number;
 }

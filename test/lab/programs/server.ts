@@ -18,6 +18,9 @@ runProgram('web', async (params: ServerParams) => {
     }
     if (params.mode === 'echo') {
       socket.pipe(socket);
+    } else if (params.mode === 'ends-first') {
+      socket.end();
+      socket.resume();
     } else if (params.mode === 'sink') {
       socket.resume();
       socket.on('end', () => socket.end());

@@ -1,0 +1,117 @@
+import { readFileSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
+import { createAccelerator } from '../../agent/accelerate/accelerator.ts';
+import type { Accelerator } from '../../agent/accelerate/accelerator.ts';
+import { findCgroup2Mount } from '../../agent/kernel/cgroup2Mount.ts';
+import { createKernelObjectReader } from '../../agent/kernel/kernelObjectReader.ts';
+import { openLibbpf } from '../../agent/libbpf/library.ts';
+import type { AccelerationInfo, DecisionEvent } from '../../agent/protocol/acceleration.ts';
+import type { MapEntry } from '../../agent/protocol/mapEntries.ts';
+import { prebuiltObject } from '../../scripts/compileBpf.mjs';
+import type { Lab } from '../lab/lab.ts';
+import type { LabPod } from '../lab/pod.ts';
+
+const CONTEXT = { signal: new AbortController().signal };
+/** Maps whose entries belong to open connections. */
+const CONNECTION_MAPS = ['connections', 'sockets', 'handshakes'] as const;
+const EMPTY_DEADLINE_MILLISECONDS = 10_000;
+const MAX_ENTRIES = 1_000;
+
+/** Acceleration of all pods of a lab, on and off, with the sums of what was decided since it was made. */
+export class LabAcceleration {
+  readonly #lab: Lab;
+  readonly #accelerator: Accelerator;
+  readonly #decisions = new Map<string, number>();
+  readonly #events: DecisionEvent[] = [];
+  readonly #programIds: number[] = [];
+  #info: AccelerationInfo | null = null;
+
+  /** `keepsEvents`: keeps the events of decisions, for short runs. */
+  constructor(lab: Lab, options: { readonly unreadLimit?: bigint; readonly keepsEvents?: boolean } = {}) {
+    this.#lab = lab;
+    this.#accelerator = createAccelerator({
+      object: readFileSync(prebuiltObject),
+      notify: (name, value) => {
+        if (options.keepsEvents === true && name === 'decisions' && 'events' in value) {
+          this.#events.push(...value.events);
+        }
+      },
+      ...(options.unreadLimit === undefined ? {} : { unreadLimit: options.unreadLimit }),
+    });
+  }
+
+  get events(): readonly DecisionEvent[] {
+    return this.#events;
+  }
+
+  /** Of all programs that were ever loaded for it. */
+  get programIds(): readonly number[] {
+    return this.#programIds;
+  }
+
+  get isOn(): boolean {
+    return this.#info !== null;
+  }
+
+  async turnOn(): Promise<void> {
+    this.#info = await this.#accelerator.turnAccelerationOn({ profile: 'istio', pods: this.#lab.pods.map(({ enrolment }) => enrolment) }, CONTEXT);
+    this.#programIds.push(...this.#info.programIds);
+  }
+
+  async turnOff(): Promise<void> {
+    const decisions = await this.#accelerator.countDecisions({ profile: 'istio' }, CONTEXT);
+    await this.#accelerator.turnAccelerationOff({ cgroups: null }, CONTEXT);
+    this.#info = null;
+    for (const [reason, value] of Object.entries(decisions)) {
+      this.#decisions.set(reason, (this.#decisions.get(reason) ?? 0) + Number(value));
+    }
+  }
+
+  /** Turns it off for one pod; it stays on for the others. */
+  async turnOffFor(pod: LabPod): Promise<void> {
+    await this.#accelerator.turnAccelerationOff({ cgroups: [pod.cgroup] }, CONTEXT);
+  }
+
+  /** Gives how often each decision was made; turned off before, for what came after the last time. */
+  async countDecisions(): Promise<ReadonlyMap<string, number>> {
+    const sums = new Map(this.#decisions);
+    if (this.isOn) {
+      for (const [reason, value] of Object.entries(await this.#accelerator.countDecisions({ profile: 'istio' }, CONTEXT))) {
+        sums.set(reason, (sums.get(reason) ?? 0) + Number(value));
+      }
+    }
+    return sums;
+  }
+
+  /** Gives the first entries of a map while it is on. */
+  async readEntries(name: string): Promise<readonly MapEntry[]> {
+    const reader = createKernelObjectReader(openLibbpf(), findCgroup2Mount);
+    const map = (await reader.listMaps(CONTEXT.signal)).find((candidate) => candidate.name === name && this.#info?.mapIds.includes(candidate.id) === true);
+    if (map === undefined) {
+      throw new Error(`there is no map ${name}`);
+    }
+    return (await reader.readMap({ mapId: map.id, cursor: null, limit: MAX_ENTRIES }, CONTEXT.signal)).entries;
+  }
+
+  /** Resolves with what maps still keep of connections that are closed: `connections: 3`; none where all is well. */
+  async findKeptEntries(): Promise<readonly string[]> {
+    const deadline = performance.now() + EMPTY_DEADLINE_MILLISECONDS;
+    for (;;) {
+      const kept: string[] = [];
+      for (const name of CONNECTION_MAPS) {
+        const entries = await this.readEntries(name);
+        if (entries.length > 0) {
+          kept.push(`${name}: ${entries.length}, such as ${JSON.stringify(entries[0])}`);
+        }
+      }
+      if (kept.length === 0 || performance.now() > deadline) {
+        return kept;
+      }
+      await delay(50);
+    }
+  }
+
+  async dispose(): Promise<void> {
+    await this.#accelerator.dispose();
+  }
+}
