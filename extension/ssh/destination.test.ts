@@ -18,7 +18,7 @@ test('reads the forms that ssh reads', () => {
 });
 
 test('refuses what could be an option, a command or no host', () => {
-  for (const text of ['', '-oProxyCommand=id', 'user@-x', '-u@host', 'a b', 'host;id', 'host`id`', '$(id)', 'us er@host', "u'@host", 'host:0', 'host:65536', 'host:x', '@host', 'h'.repeat(600)]) {
+  for (const text of ['', '-oProxyCommand=id', 'user@-x', '-u@host', 'a b', 'host;id', 'host`id`', '$(id)', 'us er@host', "u'@host", 'host:0', 'host:65536', 'host:x', '[:]', '[host:22]', '@host', 'h'.repeat(600)]) {
     assert.throws(() => parseDestination(text), (error) => MeshpathError.is(error, 'INPUT_INVALID'), text);
   }
 });

@@ -29,6 +29,10 @@ export function parseDestination(text: string): Destination {
   if (!HOST.test(host)) {
     throw destinationError(trimmed, 'A host has letters, digits and . _ : % -, and does not begin with -.');
   }
+  // Without brackets it would be a host and a port.
+  if (/^[^:]*:[^:]*$/.test(host)) {
+    throw destinationError(trimmed, 'Only IPv6 addresses have colons, and those have two at least.');
+  }
   if (user !== null && !USER.test(user)) {
     throw destinationError(trimmed, 'A user has letters, digits and . _ + \\ @ -, and does not begin with -.');
   }
