@@ -24,7 +24,7 @@ export interface CommandArguments {
   readonly operands: readonly string[];
   /** Says whether a boolean option was given. */
   flag(name: string): boolean;
-  /** Gives the value of a string option. */
+  /** Gives the value of a string option; of a boolean option `true`, or `false` where it was switched off (--name=false). */
   text(name: string): string | undefined;
   /** Gives the values of a string option that may be repeated. */
   texts(name: string): readonly string[];

@@ -37,6 +37,12 @@ test('options stand anywhere, repeat where they may, and -- ends them', () => {
   assert.equal(args.flag('verbose'), false);
 });
 
+test('a boolean option may be switched off in words', () => {
+  const args = argumentsOf('paint', 'wall', '--json=true', '--verbose=false', '--', '--json=false');
+  assert.deepEqual([args.flag('json'), args.flag('verbose'), args.text('verbose'), args.text('help')], [true, false, 'false', undefined]);
+  assert.deepEqual(args.operands, ['wall', '--json=false']);
+});
+
 test('help and version are asked for in the usual ways', () => {
   assert.deepEqual(parseCommandLine(['--help'], commands), { kind: 'help', command: null });
   assert.deepEqual(parseCommandLine(['help'], commands), { kind: 'help', command: null });

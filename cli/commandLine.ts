@@ -74,14 +74,33 @@ function parseWords(words: readonly string[], commands: readonly Command[]): { v
   const all: OptionDefinitions = Object.assign({}, PROGRAM_OPTIONS, ...known.map(({ options }) => options), COMMON_OPTIONS) as OptionDefinitions;
   const options = Object.fromEntries(Object.entries(all).map(([name, definition]) => [name, parseOption(definition)]));
   try {
-    const { values, positionals } = parseArgs({ args: [...words], options, allowPositionals: true, strict: true });
-    return { values, positionals };
+    const { plain, denied } = readSwitches(words, all);
+    const { values, positionals } = parseArgs({ args: plain, options, allowPositionals: true, strict: true });
+    return { values: { ...Object.fromEntries(denied.map((name) => [name, false])), ...values }, positionals };
   } catch (error) {
     if (error instanceof TypeError && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS_')) {
       throw usageError('The command line cannot be read.', escapeText(error.message), null);
     }
     throw error;
   }
+}
+
+/** Boolean options may be written as --name=true and --name=false too; where both are given, it is on. */
+function readSwitches(words: readonly string[], definitions: OptionDefinitions): { readonly plain: string[]; readonly denied: readonly string[] } {
+  const end = words.includes('--') ? words.indexOf('--') : words.length;
+  const denied: string[] = [];
+  const plain = words.flatMap((word, index) => {
+    const [, name = '', value] = index < end ? (/^--([a-z0-9-]+)=(true|false)$/.exec(word) ?? []) : [];
+    if (value === undefined || !Object.hasOwn(definitions, name) || definitions[name]?.type !== 'boolean') {
+      return [word];
+    }
+    if (value === 'true') {
+      return [`--${name}`];
+    }
+    denied.push(name);
+    return [];
+  });
+  return { plain, denied };
 }
 
 function parseOption({ type, multiple = false, short }: OptionDefinition): { type: 'boolean' | 'string'; multiple: boolean; short?: string } {
@@ -147,7 +166,7 @@ function usageError(message: string, reason: string, command: Command | null): M
 }
 
 function createArguments(operands: readonly string[], values: Readonly<Record<string, OptionValue>>): CommandArguments {
-  const texts = (name: string): string[] => [values[name] ?? []].flat().filter((value) => typeof value === 'string');
+  const texts = (name: string): string[] => [values[name] ?? []].flat().map(String);
   return {
     operands,
     flag: (name) => values[name] === true,

@@ -7,6 +7,7 @@ import { explainCommand } from './commands/explain.ts';
 import { linksCommand } from './commands/links.ts';
 import { mapsCommand } from './commands/maps.ts';
 import { programsCommand } from './commands/programs.ts';
+import { RULES_GENERATE_COMMANDS } from './commands/rulesGenerate.ts';
 import { rulesLintCommand } from './commands/rulesLint.ts';
 import { rulesPrintCommand } from './commands/rulesPrint.ts';
 import { snapshotCommand } from './commands/snapshot.ts';
@@ -17,6 +18,7 @@ export const COMMANDS: readonly Command[] = [
   explainCommand,
   rulesPrintCommand,
   rulesLintCommand,
+  ...RULES_GENERATE_COMMANDS,
   accelerateCommand,
   connectionsCommand,
   mapsCommand,

@@ -6,7 +6,8 @@ import type { CgroupPath, Endpoint, NamespaceId } from '../../agent/protocol/sca
 import { toPortNumber, toUint64Text } from '../../agent/protocol/scalars.ts';
 import type { InterfaceAddress, NetworkLink, NetworkNamespace, Route, Snapshot, SocketInfo } from '../../agent/protocol/snapshot.ts';
 import { SNAPSHOT_FORMAT, SNAPSHOT_VERSION } from '../../agent/protocol/snapshot.ts';
-import { generateIstioRules, ISTIO_DEFAULTS } from './istioRules.ts';
+import { generateIstioSidecarRules, ISTIO_INJECTED } from './istioSidecar.ts';
+import { formatSavedRules } from './savedRules.ts';
 
 /** The user and group that the demo's applications run as. */
 export const DEMO_APPLICATION_ID = 1000;
@@ -109,7 +110,7 @@ function podNamespace(pod: DemoPod): NetworkNamespace {
     ],
     routingRules: [],
     sysctls: sysctls(['eth0'], '0'),
-    ruleSets: [{ family: 'ipv4', backend: 'nft', text: generateIstioRules(ISTIO_DEFAULTS) }],
+    ruleSets: [{ family: 'ipv4', backend: 'nft', text: formatSavedRules(generateIstioSidecarRules(ISTIO_INJECTED).ipv4) }],
     conntrack: [],
     sockets: [
       ...sidecarPorts.map((port, index) => listener(port, ISTIO_PROFILE.proxyUid, sidecar, inode + BigInt(index))),
