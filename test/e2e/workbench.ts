@@ -220,25 +220,45 @@ export async function expandTreeRow(page: Page, view: string, label: string): Pr
 
 /** Gives all rows of a tree view in order, scrolling through it: only those on screen are in the page. */
 export async function readTree(page: Page, view: string): Promise<TreeRow[]> {
+  const seen = new Map<number, TreeRow>();
+  await scrollThrough(page, view, async (list) => {
+    const before = seen.size;
+    for (const { index, row } of await readVisibleRows(list)) {
+      seen.set(index, row);
+    }
+    return before === seen.size;
+  });
+  await page.mouse.wheel(0, -1_000_000);
+  return [...seen.entries()].sort(([a], [b]) => a - b).map(([, row]) => row);
+}
+
+/** Scrolls a tree view to the row with exactly this label, and gives it. The tree has to be there in full. */
+export async function scrollToTreeRow(page: Page, view: string, label: string): Promise<Locator> {
+  const row = treeRow(page, view, label);
+  let last = -1;
+  await scrollThrough(page, view, async (list) => {
+    const before = last;
+    last = Math.max(...(await readVisibleRows(list)).map(({ index }) => index));
+    return (await row.isVisible()) || before === last;
+  });
+  return row;
+}
+
+/** Scrolls a tree view from its top, screen by screen, until `isDone` says so of what is on screen. */
+async function scrollThrough(page: Page, view: string, isDone: (list: Locator) => Promise<boolean>): Promise<void> {
   const list = viewPane(page, view).locator('.monaco-list').first();
   await list.locator('.monaco-list-row').first().waitFor();
-  const seen = new Map<number, TreeRow>();
   const box = await list.boundingBox();
   if (box === null) {
     throw new Error(`the view ${view} is not on screen`);
   }
   await page.mouse.move(box.x + box.width / 2, box.y + box.height / 2);
   await page.mouse.wheel(0, -1_000_000);
-  for (let before = -1; before !== seen.size; ) {
-    before = seen.size;
-    await page.waitForTimeout(80);
-    for (const { index, row } of await readVisibleRows(list)) {
-      seen.set(index, row);
-    }
+  await page.waitForTimeout(80);
+  while (!(await isDone(list))) {
     await page.mouse.wheel(0, Math.max(22, box.height - 44));
+    await page.waitForTimeout(80);
   }
-  await page.mouse.wheel(0, -1_000_000);
-  return [...seen.entries()].sort(([a], [b]) => a - b).map(([, row]) => row);
 }
 
 async function readVisibleRows(list: Locator): Promise<{ index: number; row: TreeRow }[]> {
