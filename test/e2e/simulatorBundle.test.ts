@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { DATAPATH_PROGRAMS } from '../../agent/protocol/datapath.ts';
 import { dist } from '../../scripts/paths.mjs';
 import type * as Simulator from '../../simulator/browser.ts';
 import { launchBrowser, openWindow } from './browser.ts';
@@ -61,7 +62,7 @@ test('the simulator runs in a browser page on its own: it connects, accelerates 
         data: explanation.sockops.legs.map((leg) => leg.data),
       };
     });
-    assert.deepEqual(found.programs.sort(), ['meshpath_connect4', 'meshpath_getpeername4', 'meshpath_getsockopt', 'meshpath_sk_msg', 'meshpath_sockops']);
+    assert.deepEqual(found.programs.sort(), Object.values(DATAPATH_PROGRAMS).sort());
     assert.deepEqual(
       { current: found.current, outcomes: found.outcomes, data: found.data },
       { current: 'sockops', outcomes: ['delivered', 'delivered'], data: ['socket-to-socket', 'socket-to-socket', 'socket-to-socket'] },
