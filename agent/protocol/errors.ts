@@ -44,6 +44,10 @@ export const ERROR_CODES = [
   'ACCELERATION_NOT_FOUND',
   'ACCELERATION_OVERLAPS',
   'PROFILE_INVALID',
+  // The lab
+  'LAB_EXISTS',
+  'LAB_NOT_FOUND',
+  'LAB_FAILED',
   // Input and the program itself
   'INPUT_INVALID',
   'RULES_INVALID',

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { cancelledError, MeshpathError } from '../protocol/errors.ts';
 
 /** The folders in which system programs are looked for, whatever PATH a login shell left. */
-const FOLDERS = ['/usr/sbin', '/usr/bin', '/sbin', '/bin', '/usr/local/sbin', '/usr/local/bin', '/run/current-system/sw/bin'];
+export const COMMAND_FOLDERS = ['/usr/sbin', '/usr/bin', '/sbin', '/bin', '/usr/local/sbin', '/usr/local/bin', '/run/current-system/sw/bin'];
 const TIMEOUT_MILLISECONDS = 20_000;
 const MAX_OUTPUT_BYTES = 32 * 1024 * 1024;
 const MAX_REASON_CHARACTERS = 400;
@@ -18,11 +18,13 @@ const PACKAGES: Readonly<Record<string, string>> = {
   nsenter: 'util-linux',
   'iptables-save': 'iptables',
   'ip6tables-save': 'iptables',
+  'iptables-restore': 'iptables',
+  setpriv: 'util-linux',
 };
 
 /** Gives the absolute path of a system program; undefined where it is not installed. */
 export function findCommand(name: string): string | undefined {
-  return FOLDERS.map((folder) => join(folder, name)).find((path) => {
+  return COMMAND_FOLDERS.map((folder) => join(folder, name)).find((path) => {
     try {
       accessSync(path, constants.X_OK);
       return true;
@@ -39,7 +41,7 @@ export function requireCommand(name: string): string {
     throw new MeshpathError({
       code: 'NOT_SUPPORTED',
       message: `The program ${name} is not installed on this node.`,
-      reason: `It is in none of ${FOLDERS.join(', ')}.`,
+      reason: `It is in none of ${COMMAND_FOLDERS.join(', ')}.`,
       remedy: `Install it: \`sudo apt-get install ${PACKAGES[name] ?? name}\` (or the package of your distribution), then try again.`,
     });
   }
@@ -63,7 +65,7 @@ export async function runCommand(path: string, args: readonly string[], signal: 
         maxBuffer: MAX_OUTPUT_BYTES,
         killSignal: 'SIGKILL',
         signal,
-        env: { PATH: FOLDERS.join(':'), LC_ALL: 'C' },
+        env: { PATH: COMMAND_FOLDERS.join(':'), LC_ALL: 'C' },
       },
       (error, stdout, stderr) => {
         if (error === null || (typeof error.code === 'number' && okCodes.includes(error.code))) {

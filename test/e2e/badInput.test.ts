@@ -10,7 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Page } from 'playwright-core';
 import { createLab } from '../lab/lab.ts';
 import type { Lab } from '../lab/lab.ts';
-import { runCommand as runProgram } from '../lab/command.ts';
+import { runCommand as runProgram } from '../../agent/lab/command.ts';
 import { waitForNothingLeft } from '../lab/leftovers.ts';
 import { findCommand, missingForKernel, missingForSshServer } from '../requirements.ts';
 import { makeKey, startSshServer } from '../ssh/sshServer.ts';

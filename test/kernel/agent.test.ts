@@ -22,7 +22,7 @@ import { connectInProcess } from '../../agent/protocol/node.ts';
 import type { Node } from '../../agent/protocol/node.ts';
 import type { CgroupPath, MapId } from '../../agent/protocol/scalars.ts';
 import { createAgentService } from '../../agent/service.ts';
-import { runCommand } from '../lab/command.ts';
+import { runCommand } from '../../agent/lab/command.ts';
 import { createLab } from '../lab/lab.ts';
 import { missingForKernel } from '../requirements.ts';
 

@@ -17,7 +17,7 @@ import type { MapListing } from '../../cli/mapTable.ts';
 import { createLab } from '../lab/lab.ts';
 import type { Lab } from '../lab/lab.ts';
 import { waitForNothingLeft } from '../lab/leftovers.ts';
-import { ReportLog } from '../lab/reportLog.ts';
+import { ReportLog } from '../../agent/lab/reportLog.ts';
 import { missingForKernel } from '../requirements.ts';
 
 const CLI = fileURLToPath(new URL('../../dist/cli.cjs', import.meta.url));

@@ -5,10 +5,10 @@ import type { Accelerator } from '../../agent/accelerate/accelerator.ts';
 import type { AccelerationInfo, DecisionEvent, TurnOffReport } from '../../agent/protocol/acceleration.ts';
 import type { CgroupPath, Endpoint } from '../../agent/protocol/scalars.ts';
 import { prebuiltObject } from '../../scripts/compileBpf.mjs';
-import type { LabConnection } from '../lab/client.ts';
+import type { LabConnection } from '../../agent/lab/client.ts';
 import type { Lab } from '../lab/lab.ts';
-import type { LabPod } from '../lab/pod.ts';
-import type { ProxiedConnection } from '../lab/programs/reports.ts';
+import type { LabPod } from '../../agent/lab/pod.ts';
+import type { ProxiedConnection } from '../../agent/lab/programs/reports.ts';
 
 export const CONTEXT = { signal: new AbortController().signal };
 export const KIBIBYTE = 1024;

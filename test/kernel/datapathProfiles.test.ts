@@ -4,13 +4,13 @@ import type { MeshProfile, ProfileOverrides } from '../../agent/protocol/acceler
 import { customizeProfile } from '../../agent/protocol/customProfile.ts';
 import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import type { IpPrefix, PortNumber } from '../../agent/protocol/scalars.ts';
-import type { LabClient } from '../lab/client.ts';
+import type { LabClient } from '../../agent/lab/client.ts';
 import { createLab } from '../lab/lab.ts';
 import type { Lab } from '../lab/lab.ts';
 import { waitForNothingLeft } from '../lab/leftovers.ts';
 import { meshRules } from '../lab/meshRules.ts';
-import { APPLICATION_IDENTITY } from '../lab/pod.ts';
-import type { LabProxy, LabServer } from '../lab/pod.ts';
+import { APPLICATION_IDENTITY } from '../../agent/lab/pod.ts';
+import type { LabProxy, LabServer } from '../../agent/lab/pod.ts';
 import { missingForKernel } from '../requirements.ts';
 import { CONTEXT, observe, sightOf } from './datapathConversation.ts';
 

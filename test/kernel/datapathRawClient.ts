@@ -1,7 +1,7 @@
 import { existsSync, writeSync } from 'node:fs';
 import koffi from 'koffi';
-import { becomeUser } from '../lab/programs/program.ts';
-import type { ProgramIdentity } from '../lab/programs/reports.ts';
+import { becomeUser } from '../../agent/lab/programs/program.ts';
+import type { ProgramIdentity } from '../../agent/lab/programs/reports.ts';
 
 /**
  * A client that Node.js cannot be: it binds its port, delays the ACK of the handshake and decides what is one send(2).

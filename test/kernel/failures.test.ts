@@ -16,7 +16,7 @@ import type { CgroupPath } from '../../agent/protocol/scalars.ts';
 import { createAgentService } from '../../agent/service.ts';
 import { prebuiltObject } from '../../scripts/compileBpf.mjs';
 import { dist } from '../../scripts/paths.mjs';
-import { removeCgroup } from '../lab/cgroup2.ts';
+import { removeCgroup } from '../../agent/lab/cgroupFolders.ts';
 import { waitForNothingLeft } from '../lab/leftovers.ts';
 import { missingForKernel } from '../requirements.ts';
 

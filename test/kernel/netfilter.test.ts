@@ -16,12 +16,12 @@ import { readRuleSet } from '../../simulator/netfilter/readRuleSet.ts';
 import { RULE_SPELLINGS } from '../../simulator/netfilter/ruleSpellings.fixture.ts';
 import type { Rule } from '../../simulator/netfilter/ruleSet.ts';
 import { buildWorld } from '../../simulator/world/world.ts';
-import type { LabClient } from '../lab/client.ts';
-import { ISTIO_RULES } from '../lab/istioRules.ts';
+import type { LabClient } from '../../agent/lab/client.ts';
+import { generateIstioRules, ISTIO_DEFAULTS } from '../../simulator/mesh/istioRules.ts';
 import type { Lab } from '../lab/lab.ts';
 import { createLab } from '../lab/lab.ts';
 import { waitForNothingLeft } from '../lab/leftovers.ts';
-import type { LabPod, LabProxy, LabServer } from '../lab/pod.ts';
+import type { LabPod, LabProxy, LabServer } from '../../agent/lab/pod.ts';
 import { findCommand, missingForKernel } from '../requirements.ts';
 
 /**
@@ -48,6 +48,7 @@ interface Addresses {
   readonly b: string;
 }
 
+const ISTIO_RULES = generateIstioRules(ISTIO_DEFAULTS);
 const istio = (): readonly [string, string] => [ISTIO_RULES, ISTIO_RULES];
 const toB = ({ b }: Addresses): readonly [string, number] => [b, 8080];
 

@@ -6,7 +6,7 @@ import type { DecodedValue } from '../../agent/protocol/mapEntries.ts';
 import { createLab } from '../lab/lab.ts';
 import type { Lab } from '../lab/lab.ts';
 import { waitForNothingLeft } from '../lab/leftovers.ts';
-import { APPLICATION_IDENTITY, SIDECAR_IDENTITY } from '../lab/pod.ts';
+import { APPLICATION_IDENTITY, SIDECAR_IDENTITY } from '../../agent/lab/pod.ts';
 import { missingForKernel } from '../requirements.ts';
 import { LabAcceleration } from '../soak/acceleration.ts';
 import { Stage } from '../soak/stage.ts';

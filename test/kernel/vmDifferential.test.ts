@@ -16,8 +16,8 @@ import { predictSockops } from '../../simulator/explain/sockopsPath.ts';
 import { buildWorld } from '../../simulator/world/world.ts';
 import { createLab } from '../lab/lab.ts';
 import type { Lab } from '../lab/lab.ts';
-import { SIDECAR_IDENTITY } from '../lab/pod.ts';
-import type { LabPod } from '../lab/pod.ts';
+import { SIDECAR_IDENTITY } from '../../agent/lab/pod.ts';
+import type { LabPod } from '../../agent/lab/pod.ts';
 import { waitForNothingLeft } from '../lab/leftovers.ts';
 import { missingForKernel } from '../requirements.ts';
 

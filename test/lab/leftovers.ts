@@ -3,9 +3,9 @@ import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { findCgroup2Mount } from '../../agent/kernel/cgroup2Mount.ts';
 import { findProgramHolders } from '../../scripts/leftovers.mjs';
-import { listCgroupProcesses } from './cgroup2.ts';
-import { runCommand } from './command.ts';
-import { LAB_PREFIX } from './lab.ts';
+import { listCgroupProcesses } from '../../agent/lab/cgroupFolders.ts';
+import { runCommand } from '../../agent/lab/command.ts';
+import { LAB_PREFIX } from '../../agent/lab/labNames.ts';
 
 const PROGRAM_PREFIX = 'meshpath_';
 const FREE_DEADLINE_MILLISECONDS = 10_000;

@@ -9,7 +9,7 @@ import type { AccelerationInfo, DecisionEvent } from '../../agent/protocol/accel
 import type { MapEntry } from '../../agent/protocol/mapEntries.ts';
 import { prebuiltObject } from '../../scripts/compileBpf.mjs';
 import type { Lab } from '../lab/lab.ts';
-import type { LabPod } from '../lab/pod.ts';
+import type { LabPod } from '../../agent/lab/pod.ts';
 
 const CONTEXT = { signal: new AbortController().signal };
 /** Maps whose entries belong to open connections. */

@@ -5,8 +5,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { ISTIO_PROFILE } from '../../agent/protocol/acceleration.ts';
 import type { Lab } from '../lab/lab.ts';
-import { SIDECAR_IDENTITY } from '../lab/pod.ts';
-import type { LabPod, PlaceOptions } from '../lab/pod.ts';
+import { SIDECAR_IDENTITY } from '../../agent/lab/pod.ts';
+import type { LabPod, PlaceOptions } from '../../agent/lab/pod.ts';
 import type { ClientParams, EndReport, Failure, FailureKind, LeaverParams, ServerParams, SidecarParams } from './programs/reports.ts';
 
 const PORT = 7_070;

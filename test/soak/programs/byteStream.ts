@@ -1,4 +1,4 @@
-import { createPattern } from '../../lab/programs/pattern.ts';
+import { createPattern } from '../../../agent/lab/programs/pattern.ts';
 
 /** The first of these of every connection's stream; the rest is the pattern. */
 export const REQUEST_HEADER_BYTES = 12;

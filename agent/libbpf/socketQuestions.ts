@@ -1,9 +1,9 @@
 import type { Socket } from 'node:net';
 import { getSystemErrorName } from 'node:util';
-import koffi from 'koffi';
-import { formatIpAddress, isIpv4 } from '../../../agent/protocol/ipAddress.ts';
-import { toPortNumber } from '../../../agent/protocol/scalars.ts';
-import type { Endpoint } from '../../../agent/protocol/scalars.ts';
+import { formatIpAddress, isIpv4 } from '../protocol/ipAddress.ts';
+import { toPortNumber } from '../protocol/scalars.ts';
+import type { Endpoint } from '../protocol/scalars.ts';
+import { loadKoffi } from './nativeKoffi.ts';
 
 /**
  * Questions to the kernel about a socket. Node.js keeps the addresses that it once read and cannot ask for
@@ -19,6 +19,7 @@ const SO_ORIGINAL_DST = 80;
 /** sizeof(struct sockaddr_in6), the longest that is read here. */
 const SOCKADDR_BYTES = 28;
 
+const koffi = loadKoffi();
 const libc = koffi.load(null);
 const getsocknameFunction = libc.func('int getsockname(int fd, _Out_ uint8_t *address, _Inout_ uint32_t *length)');
 const getpeernameFunction = libc.func('int getpeername(int fd, _Out_ uint8_t *address, _Inout_ uint32_t *length)');

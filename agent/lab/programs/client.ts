@@ -3,10 +3,10 @@ import { request } from 'node:http';
 import type { IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
 import type { Socket } from 'node:net';
-import { readLocalEndpoint, readPeerEndpoint } from './kernelSocket.ts';
+import { readLocalEndpoint, readPeerEndpoint } from '../../libbpf/socketQuestions.ts';
 import { createPattern } from './pattern.ts';
 import type { Pattern } from './pattern.ts';
-import { runProgram } from './program.ts';
+import type { CommandHandlers } from './program.ts';
 import type {
   HttpParams,
   HttpReply,
@@ -27,8 +27,8 @@ interface ClientConnection {
   error: Error | null;
 }
 
-/** The application's client of a lab: opens connections and moves bytes on them as it is told. */
-runProgram('shop', (_params) => {
+/** The application's client of a lab: opens connections and moves bytes on them as it is told. Gives what it can be told. */
+export function openConnections(): Promise<CommandHandlers> {
   const connections = new Map<number, ClientConnection>();
   let count = 0;
   const find = (id: number): ClientConnection => {
@@ -74,7 +74,7 @@ runProgram('shop', (_params) => {
     },
     http: askHttp,
   });
-});
+}
 
 async function openConnection(options: OpenParams): Promise<ClientConnection> {
   const socket = connect({

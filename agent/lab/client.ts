@@ -1,4 +1,4 @@
-import type { Endpoint } from '../../agent/protocol/scalars.ts';
+import type { Endpoint } from '../protocol/scalars.ts';
 import type { ProgramProcess } from './programProcess.ts';
 import type { HttpParams, HttpResult, OpenedConnection, OpenParams, ReceivedBytes, ReceiveParams, RoundTripParams, SendParams } from './programs/reports.ts';
 

@@ -2,20 +2,23 @@ import { spawn } from 'node:child_process';
 import type { ChildProcessByStdio } from 'node:child_process';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
-import { ISTIO_PROFILE } from '../../agent/protocol/acceleration.ts';
-import type { PodEnrolment } from '../../agent/protocol/acceleration.ts';
-import type { CgroupPath, IpAddress, NamespaceId } from '../../agent/protocol/scalars.ts';
-import { createCgroup } from './cgroup2.ts';
+import { ISTIO_PROFILE } from '../protocol/acceleration.ts';
+import type { PodEnrolment } from '../protocol/acceleration.ts';
+import type { CgroupPath, IpAddress, NamespaceId } from '../protocol/scalars.ts';
+import { createCgroup } from './cgroupFolders.ts';
+import { requireCommand } from '../snapshot/command.ts';
 import { runCommand } from './command.ts';
 import { commandInPod, ProgramProcess } from './programProcess.ts';
-import type { ProcessPlace, ProgramName } from './programProcess.ts';
+import type { ProcessPlace } from './programProcess.ts';
 import { LabClient } from './client.ts';
+import { NAMESPACES_FOLDER } from './labNames.ts';
 import type {
   AcceptedConnection,
   ClientParams,
   EndedConnection,
   EndedProxying,
   ProgramIdentity,
+  ProgramName,
   ProxiedConnection,
   ProxyParams,
   ServerParams,
@@ -77,7 +80,8 @@ export interface PodParts {
   readonly cgroup: CgroupPath;
   readonly cgroupFolder: string;
   readonly addresses: readonly IpAddress[];
-  readonly programsFolder: string;
+  /** The file of the programs that run in it. */
+  readonly programPath: string;
 }
 
 /** A pod: a network namespace with an address, a cgroup, and what is started in both. */
@@ -92,7 +96,7 @@ export class LabPod {
   /** The same as an absolute folder. */
   readonly cgroupFolder: string;
   readonly addresses: readonly IpAddress[];
-  readonly #programsFolder: string;
+  readonly #programPath: string;
 
   constructor(parts: PodParts) {
     this.name = parts.name;
@@ -101,7 +105,7 @@ export class LabPod {
     this.cgroup = parts.cgroup;
     this.cgroupFolder = parts.cgroupFolder;
     this.addresses = parts.addresses;
-    this.#programsFolder = parts.programsFolder;
+    this.#programPath = parts.programPath;
   }
 
   /** The pod's one IPv4 address. */
@@ -125,8 +129,8 @@ export class LabPod {
   }
 
   /** Runs a command in the pod's network namespace as root, outside of its cgroup, and gives what it printed. */
-  async run(command: string, args: readonly string[], input = ''): Promise<string> {
-    return runCommand('nsenter', [`--net=/run/netns/${this.namespaceName}`, '--', command, ...args], input);
+  async run(command: string, args: readonly string[], input = '', signal?: AbortSignal): Promise<string> {
+    return runCommand('nsenter', [`--net=${join(NAMESPACES_FOLDER, this.namespaceName)}`, '--', requireCommand(command), ...args], input, signal);
   }
 
   /** Starts a server; by default an echo server of the application. */
@@ -174,7 +178,7 @@ export class LabPod {
     options: PlaceOptions,
     onEvent: (event: string, value: unknown) => void,
   ): Promise<ProgramProcess> {
-    return ProgramProcess.start(this.#programsFolder, name, await this.#place(options), params, onEvent);
+    return ProgramProcess.start(this.#programPath, name, await this.#place(options), params, onEvent);
   }
 
   async #place(options: PlaceOptions): Promise<ProcessPlace> {

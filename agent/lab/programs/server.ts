@@ -2,12 +2,13 @@ import { once } from 'node:events';
 import { createServer as createHttpServer } from 'node:http';
 import { createServer } from 'node:net';
 import type { Server, Socket } from 'node:net';
-import { readLocalEndpoint, readPeerEndpoint } from './kernelSocket.ts';
-import { errorName, runProgram, tellEvent } from './program.ts';
+import { readLocalEndpoint, readPeerEndpoint } from '../../libbpf/socketQuestions.ts';
+import { errorName, tellEvent } from './program.ts';
+import type { CommandHandlers } from './program.ts';
 import type { AcceptedConnection, EndedConnection, HttpReply, ServerParams } from './reports.ts';
 
-/** The application's server of a lab. */
-runProgram('web', async (params: ServerParams) => {
+/** The application's server of a lab. Gives what it can be asked once it listens. */
+export async function serveConnections(params: ServerParams): Promise<CommandHandlers> {
   let count = 0;
   const server = params.mode === 'http' ? createHttpAnswerer() : createServer({ allowHalfOpen: true });
   server.on('connection', (socket: Socket) => {
@@ -31,7 +32,7 @@ runProgram('web', async (params: ServerParams) => {
   const address = server.address();
   const port = typeof address === 'object' && address !== null ? address.port : params.port;
   return { port: () => Promise.resolve(port) };
-});
+}
 
 function reportConnection(socket: Socket, connection: number): void {
   const accepted: AcceptedConnection = { connection, peer: readPeerEndpoint(socket), local: readLocalEndpoint(socket) };

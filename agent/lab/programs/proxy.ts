@@ -1,17 +1,18 @@
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 import type { Server, Socket } from 'node:net';
-import { isIpv4 } from '../../../agent/protocol/ipAddress.ts';
-import type { Endpoint } from '../../../agent/protocol/scalars.ts';
-import { readLocalEndpoint, readOriginalDestination, readPeerEndpoint } from './kernelSocket.ts';
-import { errorName, runProgram, tellEvent } from './program.ts';
+import { isIpv4 } from '../../protocol/ipAddress.ts';
+import type { Endpoint } from '../../protocol/scalars.ts';
+import { readLocalEndpoint, readOriginalDestination, readPeerEndpoint } from '../../libbpf/socketQuestions.ts';
+import { errorName, tellEvent } from './program.ts';
+import type { CommandHandlers } from './program.ts';
 import type { EndedProxying, ProxiedConnection, ProxyParams } from './reports.ts';
 
 /**
  * The sidecar of a lab: a transparent proxy as Envoy is one under Istio. It asks for the original destination of every
- * connection and connects on to it: outbound as it is, inbound from the passthrough source.
+ * connection and connects on to it: outbound as it is, inbound from the passthrough source. Resolves once it listens.
  */
-runProgram('envoy', async (params: ProxyParams) => {
+export async function proxyConnections(params: ProxyParams): Promise<CommandHandlers> {
   let count = 0;
   const accept = (listener: ProxiedConnection['listener'], downstream: Socket): void => {
     const connection = count++;
@@ -28,7 +29,7 @@ runProgram('envoy', async (params: ProxyParams) => {
     }),
   ]);
   return {};
-});
+}
 
 async function listen(address: string, port: number, accept: (socket: Socket) => void): Promise<Server> {
   const server = createServer({ allowHalfOpen: true, pauseOnConnect: true, noDelay: true }, accept);

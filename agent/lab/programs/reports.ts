@@ -1,4 +1,4 @@
-import type { Endpoint } from '../../../agent/protocol/scalars.ts';
+import type { Endpoint } from '../../protocol/scalars.ts';
 
 /**
  * What the programs of a lab and the lab say to each other over Node's IPC channel: the lab sends commands, a program
@@ -17,6 +17,9 @@ export type ProgramMessage =
   | { readonly kind: 'event'; readonly name: string; readonly value: unknown }
   | { readonly kind: 'answer'; readonly id: number; readonly result: unknown }
   | { readonly kind: 'refusal'; readonly id: number; readonly code: string | null; readonly message: string };
+
+/** The programs that run in pods. */
+export type ProgramName = 'server' | 'proxy' | 'client';
 
 /** Who a program is from the moment on at which it makes its first socket. */
 export interface ProgramIdentity {
