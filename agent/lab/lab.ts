@@ -22,7 +22,7 @@ export interface LabOptions {
   readonly name: string;
   /** How many pods. */
   readonly pods: number;
-  /** Loaded with iptables-restore in every pod; null: no rules. */
+  /** Given to iptables-restore --noflush in every pod; null: no rules. */
   readonly rules: string | null;
   /** The file of the programs that run in pods. */
   readonly programPath: string;
@@ -79,7 +79,7 @@ export async function createLab(options: LabOptions): Promise<Lab> {
     for (let index = 0; index < count; index++) {
       const pod = await addPod({ id, index, subnet, mount, routerNamespaceName, programPath, signal });
       if (rules !== null) {
-        await pod.run('iptables-restore', [], rules, signal);
+        await pod.run('iptables-restore', ['--noflush'], rules, signal);
       }
       pods.push(pod);
       report(`${pod.name} is there: ${pod.address}${rules === null ? '' : ', with the rules of the mesh'}.`);

@@ -17,7 +17,8 @@ import { RULE_SPELLINGS } from '../../simulator/netfilter/ruleSpellings.fixture.
 import type { Rule } from '../../simulator/netfilter/ruleSet.ts';
 import { buildWorld } from '../../simulator/world/world.ts';
 import type { LabClient } from '../../agent/lab/client.ts';
-import { generateIstioRules, ISTIO_DEFAULTS } from '../../simulator/mesh/istioRules.ts';
+import { generateIstioSidecarRules, ISTIO_INJECTED } from '../../simulator/mesh/istioSidecar.ts';
+import { formatSavedRules } from '../../simulator/mesh/savedRules.ts';
 import type { Lab } from '../lab/lab.ts';
 import { createLab } from '../lab/lab.ts';
 import { waitForNothingLeft } from '../lab/leftovers.ts';
@@ -48,7 +49,7 @@ interface Addresses {
   readonly b: string;
 }
 
-const ISTIO_RULES = generateIstioRules(ISTIO_DEFAULTS);
+const ISTIO_RULES = formatSavedRules(generateIstioSidecarRules(ISTIO_INJECTED).ipv4);
 const istio = (): readonly [string, string] => [ISTIO_RULES, ISTIO_RULES];
 const toB = ({ b }: Addresses): readonly [string, number] => [b, 8080];
 

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { createLab as createAgentLab } from '../../agent/lab/lab.ts';
 import type { Lab } from '../../agent/lab/lab.ts';
-import { generateIstioRules, ISTIO_DEFAULTS } from '../../simulator/mesh/istioRules.ts';
+import { generateIstioSidecarRules, ISTIO_INJECTED } from '../../simulator/mesh/istioSidecar.ts';
 
 export type { Lab };
 
@@ -26,7 +26,7 @@ export async function createLab({ pods = 2, rules = 'istio', subnet }: LabOption
   return createAgentLab({
     name: `${process.pid}-${randomBytes(3).toString('hex')}`,
     pods,
-    rules: typeof rules === 'object' ? rules.text : rules === 'istio' ? generateIstioRules(ISTIO_DEFAULTS) : null,
+    rules: typeof rules === 'object' ? rules.text : rules === 'istio' ? generateIstioSidecarRules(ISTIO_INJECTED).ipv4 : null,
     programPath: await buildLabProgram(),
     ...(subnet === undefined ? {} : { subnet }),
   });
