@@ -129,12 +129,14 @@ function findCommand(words: readonly string[], commands: readonly Command[]): Co
   if (command !== undefined) {
     return command;
   }
-  const [first = '', second] = words;
-  const family = commands.filter((candidate) => nameWords(candidate).length > 1 && nameWords(candidate)[0] === first);
-  const given = escapeText((family.length === 0 || second === undefined ? first : `${first} ${second}`).slice(0, 40));
+  // The longest beginning of the words that some names have too.
+  const isBegun = (length: number) => (candidate: Command): boolean => length > 0 && nameWords(candidate).length > length && words.slice(0, length).every((word, index) => nameWords(candidate)[index] === word);
+  const length = [3, 2, 1].find((count) => count <= words.length && commands.some(isBegun(count))) ?? 0;
+  const known = length === 0 ? commands : commands.filter(isBegun(length));
+  const given = escapeText(words.slice(0, length + 1).join(' ').slice(0, 60));
   throw usageError(
-    family.length > 0 && second === undefined ? `meshpath ${given} needs more to go on.` : `There is no command '${given}'.`,
-    `The commands are ${(family.length > 0 ? family : commands).map((candidate) => candidate.name).join(', ')}.`,
+    length > 0 && words.length === length ? `meshpath ${given} needs more to go on.` : `There is no command '${given}'.`,
+    `The commands are ${known.map((candidate) => candidate.name).join(', ')}.`,
     null,
   );
 }

@@ -11,8 +11,16 @@ const MAX_TEXT_WIDTH = 120;
 
 export interface ExplanationOptions extends TableOptions {
   readonly paths: readonly PathKind[];
-  /** Shows every condition that was compared, and not only the one that decided. */
+  /** Shows every condition that was compared, and not only what cannot be known. */
   readonly details: boolean;
+}
+
+/** What of steps is shown. */
+export interface StepOptions extends TableOptions {
+  /** Shows every rule by itself and every condition. */
+  readonly details: boolean;
+  /** Shows the conditions of rules that decided something, all of them. */
+  readonly deciding?: boolean;
 }
 
 /** Gives an explanation as lines: the flow, every wanted path leg by leg, what they cost and what differs. */
@@ -47,7 +55,8 @@ function formatTrace(trace: Trace, options: ExplanationOptions): string[] {
   ];
 }
 
-function formatOutcome(outcome: TraceOutcome, style: Style): string {
+/** Gives an outcome as text: `delivered. …` */
+export function formatOutcome(outcome: TraceOutcome, style: Style): string {
   const summary = escapeText(outcome.summary);
   switch (outcome.result) {
     case 'delivered':
@@ -88,7 +97,8 @@ interface StepText {
   readonly details: readonly string[];
 }
 
-function formatSteps(steps: readonly TraceStep[], options: ExplanationOptions): string[] {
+/** Gives steps as lines: where, what was decided, and why. */
+export function formatSteps(steps: readonly TraceStep[], options: StepOptions): string[] {
   const texts = groupSteps(steps, options.details).map((group) => describeSteps(group, options));
   const indexWidth = Math.max(0, ...texts.map(({ index }) => index.length));
   const phaseWidth = Math.max(0, ...texts.map(({ phase }) => phase.length));
@@ -137,7 +147,7 @@ function isPassedRule(step: TraceStep): boolean {
   return step.place.kind === 'rule' && step.decision.kind === 'continue' && step.conditions.some(({ result }) => result === 'failed');
 }
 
-function describeSteps(group: readonly TraceStep[], options: ExplanationOptions): StepText {
+function describeSteps(group: readonly TraceStep[], options: StepOptions): StepText {
   const [step] = group;
   const last = group.at(-1);
   if (step === undefined || last === undefined) {
@@ -165,8 +175,9 @@ function describeSteps(group: readonly TraceStep[], options: ExplanationOptions)
 }
 
 /** The conditions that a reader needs: those that did not match or cannot be known, or all of them. */
-function conditionLines(step: TraceStep, options: ExplanationOptions): string[] {
-  const shown = options.details ? step.conditions : step.conditions.filter(({ result }) => result === 'unknown');
+function conditionLines(step: TraceStep, options: StepOptions): string[] {
+  const isDeciding = options.deciding === true && step.decision.kind !== 'continue';
+  const shown = options.details || isDeciding ? step.conditions : step.conditions.filter(({ result }) => result === 'unknown');
   return shown.map((condition) => formatCondition(condition, options.style));
 }
 
@@ -262,7 +273,8 @@ function formatCosts(traces: readonly Trace[], options: ExplanationOptions): str
   );
 }
 
-function formatList(title: string, items: readonly string[], options: ExplanationOptions): string[] {
+/** Gives a list of sentences under a title; nothing where it is empty. */
+export function formatList(title: string, items: readonly string[], options: TableOptions): string[] {
   const columns = Math.max(30, Math.min(options.width, MAX_TEXT_WIDTH) - 4);
   const lines = items.flatMap((item) => wrapText(escapeText(item), columns).map((line, index) => `${index === 0 ? '  - ' : '    '}${line}`));
   return lines.length === 0 ? [] : ['', options.style.bold(title), ...lines];
