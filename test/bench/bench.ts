@@ -1,7 +1,7 @@
 /** One figure to measure, with what it is compared to. */
 export interface Bench {
   readonly name: string;
-  readonly unit: 'bytes' | 'ns' | 'ms' | '1/s';
+  readonly unit: 'bytes' | 'ns' | 'ms' | '1/s' | 'Gbit/s';
   /** What the baseline is, in a few words; undefined if there is nothing to compare to. */
   readonly baseline?: string;
   /** How many times it is measured; the medians count. */

@@ -3,14 +3,14 @@ import koffi from 'koffi';
 
 /**
  * Sockets of the C library without Node.js between: one send(2) is one message, options can be set before connect(2),
- * and a connection costs a fraction of what node:net takes. All sockets are TCP over IPv4 and do not block.
+ * and a connection costs a fraction of what node:net takes. All sockets are TCP over IPv4; they do not block unless that is asked for.
  * Functions that give a number give a negative errno where the call failed.
  */
 
 const AF_INET = 2;
 const SOCK_STREAM = 1;
-/** With SOCK_CLOEXEC. */
-const SOCK_FLAGS = 0o2_004_000;
+const SOCK_CLOEXEC = 0o2_000_000;
+const SOCK_NONBLOCK = 0o4_000;
 const SOL_IP = 0;
 const SOL_SOCKET = 1;
 const SO_REUSEADDR = 2;
@@ -27,6 +27,8 @@ const SHUT_WR = 1;
 const MSG_NOSIGNAL = 0x4000;
 const LISTEN_BACKLOG = 4_096;
 const SOCKADDR_BYTES = 16;
+const POLLFD_BYTES = 8;
+const POLLIN = 1;
 
 /** The negative errno of a call that would have to wait. */
 export const WOULD_BLOCK = -constants.errno.EAGAIN;
@@ -65,6 +67,7 @@ const functions = {
   ) => number,
   send: libc.func('intptr_t send(int fd, void *bytes, size_t length, int flags)') as unknown as TransferFunction,
   recv: libc.func('intptr_t recv(int fd, void *bytes, size_t length, int flags)') as unknown as TransferFunction,
+  poll: libc.func('int poll(void *fds, unsigned long count, int milliseconds)') as unknown as (fds: Uint8Array, count: number, milliseconds: number) => number,
   shutdown: libc.func('int shutdown(int fd, int how)') as unknown as (fd: number, how: number) => number,
   close: libc.func('int close(int fd)') as unknown as (fd: number) => number,
 };
@@ -80,11 +83,13 @@ export interface SocketOptions {
   readonly local?: SocketEndpoint;
   /** TCP_QUICKACK off: the ACK of the handshake goes with the first data. */
   readonly delaysAck?: boolean;
+  /** Calls wait until they are done. */
+  readonly blocks?: boolean;
 }
 
 /** Starts to connect and gives the descriptor, or a negative errno. Writable: connected or failed (readSocketError). */
 export function startConnecting(remote: SocketEndpoint, options: SocketOptions = {}): number {
-  const fd = openSocket();
+  const fd = openSocket(options.blocks);
   setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   if (options.delaysAck === true) {
     setOption(fd, IPPROTO_TCP, TCP_QUICKACK, 0);
@@ -107,8 +112,8 @@ export function startConnecting(remote: SocketEndpoint, options: SocketOptions =
 }
 
 /** Listens and gives the descriptor; throws an Error with the errno where it cannot. */
-export function listenOn(local: SocketEndpoint): number {
-  const fd = openSocket();
+export function listenOn(local: SocketEndpoint, options: Pick<SocketOptions, 'blocks'> = {}): number {
+  const fd = openSocket(options.blocks);
   setOption(fd, SOL_SOCKET, SO_REUSEADDR, 1);
   demand('bind', functions.bind(fd, encodeEndpoint(local), SOCKADDR_BYTES));
   demand('listen', functions.listen(fd, LISTEN_BACKLOG));
@@ -116,8 +121,8 @@ export function listenOn(local: SocketEndpoint): number {
 }
 
 /** Gives the descriptor of the next accepted connection, or a negative errno. */
-export function acceptSocket(fd: number): number {
-  const accepted = outcome(functions.accept4(fd, null, null, SOCK_FLAGS));
+export function acceptSocket(fd: number, options: Pick<SocketOptions, 'blocks'> = {}): number {
+  const accepted = outcome(functions.accept4(fd, null, null, socketFlags(options.blocks)));
   if (accepted >= 0) {
     setOption(accepted, IPPROTO_TCP, TCP_NODELAY, 1);
   }
@@ -171,8 +176,24 @@ export function readLocalEnd(fd: number): SocketEndpoint {
   return decodeEndpoint(address);
 }
 
-function openSocket(): number {
-  return demand('socket', functions.socket(AF_INET, SOCK_STREAM | SOCK_FLAGS, 0));
+/** Waits until one of the descriptors can be read, ended or failed; gives which can. */
+export function waitForAnyReadable(fds: readonly number[]): readonly boolean[] {
+  // struct pollfd: int fd; short events; short revents.
+  const entries = new DataView(new ArrayBuffer(fds.length * POLLFD_BYTES));
+  fds.forEach((fd, index) => {
+    entries.setInt32(index * POLLFD_BYTES, fd, true);
+    entries.setInt16(index * POLLFD_BYTES + 4, POLLIN, true);
+  });
+  demand('poll', functions.poll(new Uint8Array(entries.buffer), fds.length, -1));
+  return fds.map((_, index) => entries.getInt16(index * POLLFD_BYTES + 6, true) !== 0);
+}
+
+function openSocket(blocks = false): number {
+  return demand('socket', functions.socket(AF_INET, SOCK_STREAM | socketFlags(blocks), 0));
+}
+
+function socketFlags(blocks = false): number {
+  return blocks ? SOCK_CLOEXEC : SOCK_CLOEXEC | SOCK_NONBLOCK;
 }
 
 function setOption(fd: number, level: number, option: number, value: number): void {
