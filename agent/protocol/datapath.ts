@@ -217,36 +217,77 @@ export function encodeConnectionSwitchedOff(btf: Btf, current: Uint8Array): Uint
 
 /** Reads a record of the ring buffer. Gives undefined for one that is too short, or of a hook or reason that this version does not know. */
 export function decodeDecisionEvent(btf: Btf, bytes: Uint8Array): DecisionEvent | undefined {
+  const decode = knownEventDecoders.get(btf) ?? createEventDecoder(btf);
+  knownEventDecoders.set(btf, decode);
+  return decode(bytes);
+}
+
+type EventDecoder = (bytes: Uint8Array) => DecisionEvent | undefined;
+
+const knownEventDecoders = new WeakMap<Btf, EventDecoder>();
+
+/** Looks the places of all fields up once: events come by the thousand. */
+function createEventDecoder(btf: Btf): EventDecoder {
   const structure = layoutOf(btf, 'decision_event');
-  if (bytes.length < structure.size) {
-    return undefined;
-  }
-  const fields = readFields(structure, bytes);
-  const number = (name: string): number => Number(fields(name).unsigned());
-  const hook = DECISION_HOOKS[number('hook')];
-  const reason = DECISION_REASONS[number('reason')];
-  if (hook === undefined || reason === undefined) {
-    return undefined;
-  }
-  const endpoint = (name: string): Endpoint => {
-    const inner = readFields(layoutOf(btf, 'endpoint'), fields(name).bytes);
-    const address = inner('address').bytes;
-    return { address: address.every((byte) => byte === 0) ? NO_ADDRESS : formatIpAddress(address), port: toPortNumber(Number(inner('port').networkOrder())) };
+  const endpointLayout = layoutOf(btf, 'endpoint');
+  const offsetOf = (name: string): number => fieldOf(structure, name).offset;
+  const at = {
+    bootNanoseconds: offsetOf('boot_nanoseconds'),
+    socketCookie: offsetOf('socket_cookie'),
+    cgroupId: offsetOf('cgroup_id'),
+    netnsCookie: offsetOf('netns_cookie'),
+    local: offsetOf('local'),
+    remote: offsetOf('remote'),
+    original: offsetOf('original'),
+    hook: offsetOf('hook'),
+    reason: offsetOf('reason'),
+    error: offsetOf('error'),
+    uid: offsetOf('uid'),
+    bytes: offsetOf('bytes'),
   };
-  const hasOriginal = fields('original').bytes.some((byte) => byte !== 0);
-  return {
-    bootNanoseconds: toUint64Text(fields('boot_nanoseconds').unsigned()),
-    hook,
-    reason,
-    errno: number('error'),
-    socketCookie: toUint64Text(fields('socket_cookie').unsigned()),
-    cgroupId: toUint64Text(fields('cgroup_id').unsigned()),
-    netnsCookie: toUint64Text(fields('netns_cookie').unsigned()),
-    uid: number('uid') === UID_UNKNOWN ? null : number('uid'),
-    local: endpoint('local'),
-    remote: endpoint('remote'),
-    original: hasOriginal ? endpoint('original') : null,
-    bytes: number('bytes'),
+  const address = fieldOf(endpointLayout, 'address');
+  const port = fieldOf(endpointLayout, 'port');
+  return (bytes) => {
+    if (bytes.length < structure.size) {
+      return undefined;
+    }
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const hook = DECISION_HOOKS[view.getUint32(at.hook, true)];
+    const reason = DECISION_REASONS[view.getUint32(at.reason, true)];
+    if (hook === undefined || reason === undefined) {
+      return undefined;
+    }
+    const wide = (offset: number): Uint64Text => toUint64Text(view.getBigUint64(offset, true));
+    const isZero = (offset: number, size: number): boolean => {
+      for (let index = offset; index < offset + size; index += 1) {
+        if (bytes[index] !== 0) {
+          return false;
+        }
+      }
+      return true;
+    };
+    const endpoint = (offset: number): Endpoint => {
+      const start = offset + address.offset;
+      return {
+        address: isZero(start, address.size) ? NO_ADDRESS : formatIpAddress(bytes.subarray(start, start + address.size)),
+        port: toPortNumber(view.getUint16(offset + port.offset)),
+      };
+    };
+    const uid = view.getUint32(at.uid, true);
+    return {
+      bootNanoseconds: wide(at.bootNanoseconds),
+      hook,
+      reason,
+      errno: view.getUint32(at.error, true),
+      socketCookie: wide(at.socketCookie),
+      cgroupId: wide(at.cgroupId),
+      netnsCookie: wide(at.netnsCookie),
+      uid: uid === UID_UNKNOWN ? null : uid,
+      local: endpoint(at.local),
+      remote: endpoint(at.remote),
+      original: isZero(at.original, endpointLayout.size) ? null : endpoint(at.original),
+      bytes: view.getUint32(at.bytes, true),
+    };
   };
 }
 
@@ -324,10 +365,6 @@ class Field {
 
   unsigned(): bigint {
     return this.bytes.reduceRight((value, byte) => (value << 8n) | BigInt(byte), 0n);
-  }
-
-  networkOrder(): bigint {
-    return this.bytes.reduce((value, byte) => (value << 8n) | BigInt(byte), 0n);
   }
 }
 

@@ -77,13 +77,13 @@ export function mappedAddressBytes(address: IpAddress): Uint8Array {
 /** Writes 4 or 16 bytes in network order as an address; a mapped address comes out as IPv4. Throws a RangeError for another length. */
 export function formatIpAddress(bytes: Uint8Array): IpAddress {
   if (bytes.length === IPV4_BYTES) {
-    return bytes.join('.') as IpAddress;
+    return formatIpv4(bytes, 0);
   }
   if (bytes.length !== IPV6_BYTES) {
     throw new RangeError(`an address has 4 or 16 bytes, not ${bytes.length}`);
   }
   if (isMapped(bytes)) {
-    return bytes.subarray(12).join('.') as IpAddress;
+    return formatIpv4(bytes, 12);
   }
   const groups = Array.from({ length: 8 }, (_, index) => ((bytes[index * 2] ?? 0) << 8) | (bytes[index * 2 + 1] ?? 0));
   const zeros = longestZeroRun(groups);
@@ -98,6 +98,11 @@ export function formatIpAddress(bytes: Uint8Array): IpAddress {
 /** Says whether an address is IPv4 (mapped addresses are always written as IPv4). */
 export function isIpv4(address: IpAddress): boolean {
   return !address.includes(':');
+}
+
+/** Events come by the thousand: this is several times as fast as join. */
+function formatIpv4(bytes: Uint8Array, start: number): IpAddress {
+  return `${bytes[start] ?? 0}.${bytes[start + 1] ?? 0}.${bytes[start + 2] ?? 0}.${bytes[start + 3] ?? 0}` as IpAddress;
 }
 
 function parseIpv4(text: string): Uint8Array | undefined {
@@ -154,7 +159,15 @@ function parseGroups(text: string, dottedTailAllowed: boolean): number[] | undef
 }
 
 function isMapped(bytes: Uint8Array): boolean {
-  return bytes.subarray(0, 10).every((byte) => byte === 0) && bytes[10] === 0xff && bytes[11] === 0xff;
+  if (bytes[10] !== 0xff || bytes[11] !== 0xff) {
+    return false;
+  }
+  for (let index = 0; index < 10; index += 1) {
+    if (bytes[index] !== 0) {
+      return false;
+    }
+  }
+  return true;
 }
 
 function longestZeroRun(groups: readonly number[]): { start: number; length: number } {
