@@ -165,7 +165,7 @@ static __always_inline void take_connection(struct bpf_sock_addr *ctx, struct bp
 	};
 	struct pod *pod = bpf_get_local_storage(&pods, 0);
 	struct socket_creator creator = get_creator(sk);
-	struct control *switches = get_control();
+	struct activity *sums = get_activity();
 	struct socket_state *state;
 	struct pod_owner *owner;
 	enum decision_reason reason;
@@ -178,7 +178,7 @@ static __always_inline void take_connection(struct bpf_sock_addr *ctx, struct bp
 	event.remote.address = request->destination;
 	event.remote.port = bpf_htons(request->port);
 
-	if (!switches || switches->switched_off) {
+	if (is_switched_off()) {
 		reason = DECISION_PASSED_SWITCHED_OFF;
 		goto report;
 	}
@@ -199,7 +199,7 @@ static __always_inline void take_connection(struct bpf_sock_addr *ctx, struct bp
 	if (reason != DECISION_REDIRECTED_TO_OUTBOUND && reason != DECISION_REDIRECTED_TO_INBOUND &&
 	    reason != DECISION_SIDECAR_TO_APPLICATION)
 		goto report;
-	if (switches->live_connections >= profile.connection_limit) {
+	if (!sums || sums->live_connections >= profile.connection_limit) {
 		reason = DECISION_CONNECTIONS_FULL;
 		goto fail;
 	}

@@ -9,10 +9,10 @@
 
 static __always_inline void delete_connection(const struct connection_key *key)
 {
-	struct control *switches = get_control();
+	struct activity *sums = get_activity();
 
-	if (!bpf_map_delete_elem(&connections, key) && switches)
-		__sync_fetch_and_add(&switches->live_connections, -1);
+	if (!bpf_map_delete_elem(&connections, key) && sums)
+		__sync_fetch_and_add(&sums->live_connections, -1);
 }
 
 /*

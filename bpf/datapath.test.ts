@@ -32,21 +32,21 @@ const { sections } = parseElf(readFileSync(prebuiltObject));
 const section = (name: string): Uint8Array => sections.find((candidate) => candidate.name === name)?.bytes ?? new Uint8Array();
 const btf = parseBtf(section('.BTF'));
 const READ_ONLY_DATA = section('.rodata');
-const SETTINGS = { profile: ISTIO_PROFILE, unreadLimit: 1n, connectionLimit: 2n, hasNetnsCookie: true };
+const SETTINGS = { profile: ISTIO_PROFILE, unreadLimit: 1n, connectionLimit: 2n, eventLimit: 3, hasNetnsCookie: true };
 const MAPPED_10_0_0_2 = '00000000000000000000ffff0a000002';
 const CONNECTION_BYTES = 128;
 
 test('writes the Istio profile as the programs read it', () => {
   assert.equal(
     toHexText(encodeSettings(btf, READ_ONLY_DATA, SETTINGS)),
-    `0100000000000000020000000000000000000000000000000000ffff7f000006${'6'.padStart(32, '0')}993a9e3a0101000000000000${''.padEnd(8, '0')}`,
+    `01000000000000000200000000000000030000000000000000000000000000000000ffff7f000006${'6'.padStart(32, '0')}993a9e3a0101000000000000${''.padEnd(8, '0')}`,
   );
 });
 
 test('a mesh without a passthrough address has none in the profile', () => {
   const encoded = encodeSettings(btf, READ_ONLY_DATA, { ...SETTINGS, profile: { ...ISTIO_PROFILE, passthroughSource: null, passthroughSourceV6: null }, hasNetnsCookie: false });
-  assert.equal(toHexText(encoded.subarray(16, 48)), ''.padEnd(64, '0'));
-  assert.equal(encoded[52], 0);
+  assert.equal(toHexText(encoded.subarray(24, 56)), ''.padEnd(64, '0'));
+  assert.equal(encoded[60], 0);
 });
 
 test('refuses an object with less read-only data', () => {

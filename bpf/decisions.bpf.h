@@ -15,11 +15,31 @@ static __always_inline void count_decision(__u32 reason)
 		*counter += 1;
 }
 
+/*
+ * Says whether this many events may be told at this time: reading and showing them costs more than what they tell of.
+ * Processors that come here together may let a few more through.
+ */
+static __always_inline bool may_send_event(__u64 now)
+{
+	struct activity *sums = get_activity();
+
+	if (!profile.event_limit || !sums)
+		return true;
+	if (now - sums->window_boot_nanoseconds > EVENT_WINDOW_NANOSECONDS) {
+		sums->window_boot_nanoseconds = now;
+		sums->window_events = 0;
+	}
+	if (sums->window_events >= profile.event_limit)
+		return false;
+	sums->window_events += 1;
+	return true;
+}
+
 /* Sends an event; its time is set here. */
 static __noinline int send_event(struct decision_event *event)
 {
 	event->boot_nanoseconds = bpf_ktime_get_boot_ns();
-	if (bpf_ringbuf_output(&events, event, sizeof(*event), 0))
+	if (!may_send_event(event->boot_nanoseconds) || bpf_ringbuf_output(&events, event, sizeof(*event), 0))
 		count_decision(DECISION_EVENTS_LOST);
 	return 0;
 }

@@ -114,6 +114,20 @@ struct {
 	__type(value, struct control);
 } control SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct activity);
+} activity SEC(".maps");
+
+static __always_inline struct activity *get_activity(void)
+{
+	__u32 index = 0;
+
+	return bpf_map_lookup_elem(&activity, &index);
+}
+
 static __always_inline struct control *get_control(void)
 {
 	__u32 index = 0;

@@ -180,12 +180,21 @@ struct pod_owner {
 	struct ip_address inbound;
 };
 
-/* The one entry of `control`. */
+/* The one entry of `control`; written by user space only. */
 struct control {
 	__u32 switched_off; /* not 0: no new connection is touched, and no message is redirected any more */
 	__u32 reserved;
-	__u64 live_connections; /* entries in `connections` */
 };
+
+/* The one entry of `activity`; written by the programs only. */
+struct activity {
+	__u64 live_connections; /* entries in `connections` */
+	__u64 window_boot_nanoseconds; /* when the first of the events came that are counted against the limit */
+	__u32 window_events;
+	__u32 reserved;
+};
+
+#define EVENT_WINDOW_NANOSECONDS 100000000
 
 #define UID_UNKNOWN 0xffffffff
 
@@ -193,6 +202,8 @@ struct control {
 struct mesh_profile {
 	__u64 unread_limit; /* bytes redirected one way without an answer; 0: no limit */
 	__u64 connection_limit; /* connections after which new ones are left to iptables; below the size of the map */
+	__u32 event_limit; /* events in EVENT_WINDOW_NANOSECONDS after which the others are counted only; 0: no limit */
+	__u32 reserved_limits;
 	struct ip_address passthrough_source; /* IPv4; all zero: none */
 	struct ip_address passthrough_source6;
 	__u16 outbound_port;
@@ -242,7 +253,7 @@ enum decision_reason {
 	DECISION_ANSWERED_ORIGINAL_DESTINATION,
 	DECISION_ANSWERED_PEER_NAME,
 	DECISION_CONNECTION_CLOSED,
-	/* Not a decision: events that `events` had no room for. Last in `counters`. */
+	/* Not a decision: events beyond the limit, or that `events` had no room for. Last in `counters`. */
 	DECISION_EVENTS_LOST,
 };
 

@@ -11,6 +11,9 @@
 #include "decisions.bpf.h"
 #include "maps.bpf.h"
 
+/* Bytes of a direction that goes on over TCP for which the program is not run again. */
+#define PASSED_BYTES (1 << 20)
+
 /* Gives the connection of a socket, or null where the map has another one by that key, or none. */
 static __always_inline struct connection *get_connection(const struct socket_state *state)
 {
@@ -92,6 +95,8 @@ int meshpath_sk_msg(struct sk_msg_md *msg)
 		is_news = !state->is_passing;
 		state->is_passing = true;
 		state->pass_reason = reason;
+		/* The kernel need not ask again for each message; from time to time, since each run also says that this side has read. */
+		bpf_msg_apply_bytes(msg, PASSED_BYTES);
 	}
 	if (is_news) {
 		note_messages(state, reason);

@@ -107,13 +107,13 @@ static __always_inline __u64 get_handshake_scope(const struct endpoint *destinat
 /* Writes the connection down; gives 0 or a negative errno. */
 static __always_inline int add_connection(const struct connection_key *key, const struct connection *connection)
 {
-	struct control *switches = get_control();
+	struct activity *sums = get_activity();
 	int error = bpf_map_update_elem(&connections, key, connection, BPF_NOEXIST);
 
 	if (error == -EEXIST)
 		return bpf_map_update_elem(&connections, key, connection, BPF_EXIST);
-	if (!error && switches)
-		__sync_fetch_and_add(&switches->live_connections, 1);
+	if (!error && sums)
+		__sync_fetch_and_add(&sums->live_connections, 1);
 	return error;
 }
 

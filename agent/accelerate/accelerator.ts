@@ -16,6 +16,8 @@ import { checkCgroup, checkEnrolments, overlapError } from '../protocol/enrolmen
 import { withCgroup } from './podCgroup.ts';
 
 const DEFAULT_UNREAD_LIMIT = 1024n * 1024n;
+/** Enough for a person and for some hundred connections a second; a busy node has a hundred times as many. */
+const DEFAULT_EVENT_LIMIT = 500;
 /** How long turning off waits for connections that are just being opened; normally it takes a few milliseconds. */
 const PENDING_MILLISECONDS = 1_000;
 const PENDING_STEP_MILLISECONDS = 10;
@@ -28,6 +30,8 @@ export interface AcceleratorOptions {
   readonly notify: Notify;
   /** Bytes that are redirected one way without an answer before the rest goes through TCP; 1 MiB where it is left out, 0n: no limit. */
   readonly unreadLimit?: bigint;
+  /** Events that are told in a tenth of a second, others are counted only; 500 where it is left out, 0: no limit. */
+  readonly eventLimit?: number;
 }
 
 /** The part of a node that turns acceleration on and off. */
@@ -110,6 +114,7 @@ function start(options: AcceleratorOptions, libbpf: Libbpf, cgroupMount: string,
     object: options.object,
     profile,
     unreadLimit: options.unreadLimit ?? DEFAULT_UNREAD_LIMIT,
+    eventLimit: options.eventLimit ?? DEFAULT_EVENT_LIMIT,
     cgroupMount,
     onDecisions: (decisions) => {
       options.notify('decisions', decisions);

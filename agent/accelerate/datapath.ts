@@ -50,6 +50,7 @@ export interface DatapathOptions {
   readonly object: Uint8Array;
   readonly profile: MeshProfile;
   readonly unreadLimit: bigint;
+  readonly eventLimit: number;
   /** Where the cgroup2 hierarchy is mounted. */
   readonly cgroupMount: string;
   readonly onDecisions: (decisions: DecisionEvents) => void;
@@ -90,7 +91,7 @@ export class Datapath {
    * Throws BPF_OBJECT_INVALID, BPF_LOAD_FAILED, BPF_ATTACH_FAILED, CAPABILITY_MISSING.
    */
   static load(options: DatapathOptions): Datapath {
-    const loaded = loadDatapath(options.libbpf, options.object, { profile: options.profile, unreadLimit: options.unreadLimit, connectionLimit: CONNECTION_LIMIT });
+    const loaded = loadDatapath(options.libbpf, options.object, { profile: options.profile, unreadLimit: options.unreadLimit, connectionLimit: CONNECTION_LIMIT, eventLimit: options.eventLimit });
     try {
       return new Datapath(options, loaded);
     } catch (error) {

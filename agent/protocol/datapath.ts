@@ -18,6 +18,8 @@ export interface DatapathSettings {
   /** Bytes redirected one way without an answer; 0: no limit. */
   readonly unreadLimit: bigint;
   readonly connectionLimit: bigint;
+  /** Events that are told in a tenth of a second; the others are counted only. 0: no limit. */
+  readonly eventLimit: number;
   /** Whether sockops programs may call bpf_get_netns_cookie (Linux 5.15). */
   readonly hasNetnsCookie: boolean;
 }
@@ -68,6 +70,7 @@ export function encodeSettings(btf: Btf, initial: Uint8Array, settings: Datapath
   writeFields(structure, bytes.subarray(start), {
     unread_limit: settings.unreadLimit,
     connection_limit: settings.connectionLimit,
+    event_limit: BigInt(settings.eventLimit),
     passthrough_source: addressOrNone(profile.passthroughSource),
     passthrough_source6: addressOrNone(profile.passthroughSourceV6),
     outbound_port: BigInt(profile.outboundPort),

@@ -57,7 +57,7 @@ export class Datapath {
     if (btf === null || section === undefined || section === null) {
       throw invalidObject('it has no type information (BTF) or no configuration (.rodata)');
     }
-    const settings = encodeSettings(btf, section, { profile, unreadLimit: UNREAD_LIMIT, connectionLimit: CONNECTION_LIMIT, hasNetnsCookie: true });
+    const settings = encodeSettings(btf, section, { profile, unreadLimit: UNREAD_LIMIT, connectionLimit: CONNECTION_LIMIT, eventLimit: 0, hasNetnsCookie: true });
     this.profile = profile;
     this.btf = btf;
     this.#kernel = kernel;

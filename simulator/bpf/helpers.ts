@@ -49,6 +49,8 @@ export interface RunState {
   readonly calls: HelperCall[];
   /** Where a message goes instead of to the TCP stack. */
   redirect: KernelSocket | null;
+  /** To how many bytes, from the first of the message on, the verdict applies (bpf_msg_apply_bytes); 0: to the message. */
+  appliedBytes: number;
 }
 
 type StatefulHelper = (state: RunState, memory: AddressSpace, ...arguments_: [bigint, bigint, bigint, bigint, bigint]) => bigint;
@@ -121,6 +123,7 @@ const BY_PROGRAM_TYPE: Readonly<Record<string, Readonly<Record<number, HelperDef
     ...CURRENT,
     ...SOCKET_STORAGE,
     ...NETNS_COOKIE,
+    61: { name: 'bpf_msg_apply_bytes', call: applyBytes },
     71: { name: 'bpf_msg_redirect_hash', call: redirectHash },
   },
   cgroup_sockopt: { ...BASE, ...CURRENT, ...SOCKET_STORAGE, ...NETNS_COOKIE, ...LOCAL_STORAGE },
@@ -322,6 +325,13 @@ function redirectHash(state: RunState, memory: AddressSpace, context: bigint, ma
   }
   state.redirect = target;
   return SK_PASS;
+}
+
+/** bpf_msg_apply_bytes (net/core/filter.c): the last call counts. */
+function applyBytes(state: RunState, _memory: AddressSpace, context: bigint, bytes: bigint): bigint {
+  requireContext(state, context);
+  state.appliedBytes = Number(BigInt.asUintN(32, bytes));
+  return 0n;
 }
 
 function ringbufReserve(_state: RunState, memory: AddressSpace, mapPointer: bigint, length: bigint, flags: bigint): bigint {

@@ -27,6 +27,8 @@ export interface ProgramRun<Result> {
   readonly result: Result;
   readonly calls: readonly HelperCall[];
   readonly redirect: KernelSocket | null;
+  /** To how many bytes the verdict of an sk_msg program applies; 0: to the message. */
+  readonly appliedBytes: number;
   /** The source lines that ran, in order, each repeated only where another came between. */
   readonly lines: readonly SourceLine[];
   /** The line that last wrote to the context; null where none did. */
@@ -98,6 +100,7 @@ export function runLoadedProgram<Result>(
     lines: [],
     calls: [],
     redirect: null,
+    appliedBytes: 0,
   };
   const { lines } = state;
   let contextWrites = 0;
@@ -124,7 +127,7 @@ export function runLoadedProgram<Result>(
     },
   });
   noteContextWrite();
-  return { program, outcome, result: context.read(), calls: state.calls, redirect: state.redirect, lines, contextWrite };
+  return { program, outcome, result: context.read(), calls: state.calls, redirect: state.redirect, appliedBytes: state.appliedBytes, lines, contextWrite };
 }
 
 const NO_BYTES_KEY = new Uint8Array(4);

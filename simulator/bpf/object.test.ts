@@ -41,7 +41,7 @@ test('settings go to where the programs read them', () => {
   const { btf, maps } = readBpfObject(OBJECT);
   const rodata = maps.find(({ name }) => name === '.rodata');
   assert.ok(btf && rodata?.initial);
-  const bytes = encodeSettings(btf, rodata.initial, { profile: ISTIO_PROFILE, unreadLimit: 7n, connectionLimit: 9n, hasNetnsCookie: true });
+  const bytes = encodeSettings(btf, rodata.initial, { profile: ISTIO_PROFILE, unreadLimit: 7n, connectionLimit: 9n, eventLimit: 0, hasNetnsCookie: true });
   const decoded = decodeValue(btf, rodata.valueType, bytes);
   assert.ok(decoded.kind === 'struct');
   const profile = decoded.fields.find(({ name }) => name === 'profile')?.value;

@@ -33,7 +33,7 @@ function accelerate(): Bench {
   assert.ok(btf);
   const rodata = object.maps.find((map) => map.name === '.rodata')?.initial;
   assert.ok(rodata);
-  const settings = { profile: ISTIO_PROFILE, unreadLimit: 1_000_000n, connectionLimit: 1_000n, hasNetnsCookie: true };
+  const settings = { profile: ISTIO_PROFILE, unreadLimit: 1_000_000n, connectionLimit: 1_000n, eventLimit: 0, hasNetnsCookie: true };
   const loaded = loadObject(object, { cpus: 2, contents: new Map([['.rodata', encodeSettings(btf, rodata, settings)]]) });
   for (const { map: name, key, value } of encodeProfileEntries(btf, ISTIO_PROFILE)) {
     const map = mapNamed(loaded, name);

@@ -134,6 +134,7 @@ export class SocketKernel {
       nextSent: 0,
       nextReceived: 0,
       unreadBytes: 0,
+      appliedVerdict: null,
       storage: new Map(),
     };
     this.#sockets.add(socket);
@@ -195,20 +196,25 @@ export class SocketKernel {
 
   /**
    * Sends one message. Where the socket is in a sockhash with an sk_msg program, that decides (tcp_bpf_sendmsg): `redirect`
-   * is the socket that gets the message, null where it goes through TCP; not allowed: EACCES.
+   * is the socket that gets the message, null where it goes through TCP; not allowed: EACCES. A message that is longer than
+   * what an earlier verdict still applies to goes the way of its rest.
    */
-  send(socket: KernelSocket, bytes: number): { readonly allowed: boolean; readonly redirect: KernelSocket | null; readonly runs: readonly HookRun[] } {
+  send(socket: KernelSocket, bytes: number): MessageVerdict & { readonly runs: readonly HookRun[] } {
     const attachment = [...this.#attachments].find(({ target }) => target.kind === 'map' && target.map.sockets().includes(socket));
     if (attachment === undefined) {
       return { allowed: true, redirect: null, runs: [] };
     }
-    const run = this.#run(attachment, socket, null, (memory) => mapMessage(memory, socket, bytes));
-    const allowed = returnedValue(run) === 1n;
-    const redirect = allowed ? run.redirect : null;
-    if (redirect !== null) {
-      redirect.unreadBytes += bytes;
+    const applied = socket.appliedVerdict;
+    const rest = bytes - (applied?.bytes ?? 0);
+    if (applied !== null && rest <= 0) {
+      socket.appliedVerdict = rest === 0 ? null : { ...applied, bytes: -rest };
+      return { ...deliver(applied, bytes), runs: [] };
     }
-    return { allowed, redirect, runs: [{ attachment, run }] };
+    const run = this.#run(attachment, socket, null, (memory) => mapMessage(memory, socket, rest));
+    const allowed = returnedValue(run) === 1n;
+    const verdict = { allowed, redirect: allowed ? run.redirect : null };
+    socket.appliedVerdict = run.appliedBytes > rest ? { ...verdict, bytes: run.appliedBytes - rest } : null;
+    return { ...deliver(verdict, bytes), runs: [{ attachment, run }] };
   }
 
   /** The reader took everything that was redirected to the socket. */
@@ -320,4 +326,16 @@ function allAllow(runs: readonly HookRun[]): boolean {
 /** What a program returned; a program that faulted lets things be, as one that is not attached would. */
 function returnedValue(run: ProgramRun<unknown>): bigint {
   return run.outcome.kind === 'returned' ? run.outcome.value : 1n;
+}
+
+interface MessageVerdict {
+  readonly allowed: boolean;
+  readonly redirect: KernelSocket | null;
+}
+
+function deliver({ allowed, redirect }: MessageVerdict, bytes: number): MessageVerdict {
+  if (redirect !== null) {
+    redirect.unreadBytes += bytes;
+  }
+  return { allowed, redirect };
 }

@@ -38,6 +38,8 @@ export interface KernelSocket {
   nextReceived: number;
   /** Bytes that were redirected into it and that nobody has read. */
   unreadBytes: number;
+  /** What the sk_msg program said of the next so many bytes, for which it is not run again; null: it is (bpf_msg_apply_bytes). */
+  appliedVerdict: { readonly allowed: boolean; readonly redirect: KernelSocket | null; readonly bytes: number } | null;
   /** What programs keep with it (BPF_MAP_TYPE_SK_STORAGE); freed with the socket. */
   readonly storage: Map<BpfMap, Uint8Array>;
 }

@@ -457,7 +457,7 @@ suite('the datapath in pods with Istio rules', { skip: missingForKernel() }, () 
   test('names the program that somebody else attached exclusively, and undoes the other pods', async () => {
     const [a, b] = [lab.pod(0), lab.pod(1)];
     const libbpf = openLibbpf();
-    const settings = { profile: ISTIO_PROFILE, unreadLimit: 0n, connectionLimit: 0n, hasNetnsCookie: false };
+    const settings = { profile: ISTIO_PROFILE, unreadLimit: 0n, connectionLimit: 0n, eventLimit: 0, hasNetnsCookie: false };
     const foreign = loadBpfObject(libbpf, readFileSync(prebuiltObject), {
       name: 'meshpath',
       readOnlyData: (initial, btf) => encodeSettings(btf, initial, settings),

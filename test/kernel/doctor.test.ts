@@ -21,7 +21,7 @@ const readObject = (): Uint8Array => readFileSync(prebuiltObject);
 /** Runs a self-test on a pair that `change` has changed, and says which programs were loaded for it. */
 function runOn(selfTest: SelfTest, change: (pair: ReturnType<typeof openEnrolledPair>, loaded: ReturnType<typeof loadDatapath>) => typeof pair): { readonly outcome: SelfTestResult; readonly programIds: number[] } {
   const libbpf = openLibbpf();
-  const loaded = loadDatapath(libbpf, readObject(), { profile: ISTIO_PROFILE, unreadLimit: 0n, connectionLimit: 0n });
+  const loaded = loadDatapath(libbpf, readObject(), { profile: ISTIO_PROFILE, unreadLimit: 0n, connectionLimit: 0n, eventLimit: 0 });
   try {
     const { object } = loaded;
     const programIds = object.programNames.map((name) => createIntrospection(libbpf).programInfo(object.programFd(name)).id);

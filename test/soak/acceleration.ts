@@ -36,6 +36,7 @@ export class LabAcceleration {
           this.#events.push(...value.events);
         }
       },
+      ...(options.keepsEvents === true ? { eventLimit: 0 } : {}),
       ...(options.unreadLimit === undefined ? {} : { unreadLimit: options.unreadLimit }),
     });
   }

@@ -22,7 +22,7 @@ export function runSelfTests(object: () => Uint8Array): DoctorCheck[] {
   let loaded: LoadedDatapath;
   try {
     libbpf = openLibbpf();
-    loaded = loadDatapath(libbpf, object(), { profile: ISTIO_PROFILE, unreadLimit: 0n, connectionLimit: 0n });
+    loaded = loadDatapath(libbpf, object(), { profile: ISTIO_PROFILE, unreadLimit: 0n, connectionLimit: 0n, eventLimit: 0 });
   } catch (error) {
     return SELF_TESTS.map((test) => cannotTest(test, error));
   }
