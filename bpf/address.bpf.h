@@ -48,9 +48,10 @@ static __always_inline bool is_ipv4(const struct ip_address *address)
 
 static __always_inline struct ip_address loopback_address(bool of_ipv4)
 {
-	struct ip_address ipv6 = { .word = { 0, 0, 0, bpf_htonl(1) } };
+	struct ip_address address = { .word = { 0, 0, of_ipv4 ? bpf_htonl(0xffff) : 0, 0 } };
 
-	return of_ipv4 ? ipv4_address(bpf_htonl(IPV4_LOOPBACK)) : ipv6;
+	address.word[3] = bpf_htonl(of_ipv4 ? IPV4_LOOPBACK : 1);
+	return address;
 }
 
 static __always_inline bool is_ipv6_loopback(const struct ip_address *address)
@@ -92,6 +93,23 @@ static __always_inline bool is_same_address(const struct ip_address *a, const st
 	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
 	       a->word[3] == b->word[3];
 }
+
+/* Reads, or writes, the IPv6 address of a bpf_sock_addr context. */
+#define READ_USER_IP6(context, address)							\
+	do {										\
+		(address)->word[0] = CONTEXT((context)->user_ip6[0]);			\
+		(address)->word[1] = CONTEXT((context)->user_ip6[1]);			\
+		(address)->word[2] = CONTEXT((context)->user_ip6[2]);			\
+		(address)->word[3] = CONTEXT((context)->user_ip6[3]);			\
+	} while (0)
+
+#define WRITE_USER_IP6(context, address)						\
+	do {										\
+		CONTEXT((context)->user_ip6[0]) = (address)->word[0];			\
+		CONTEXT((context)->user_ip6[1]) = (address)->word[1];			\
+		CONTEXT((context)->user_ip6[2]) = (address)->word[2];			\
+		CONTEXT((context)->user_ip6[3]) = (address)->word[3];			\
+	} while (0)
 
 /*
  * Gives the ends of the socket of a bpf_sock_ops or sk_msg_md context, which have the same fields. Of those, local_port

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
 /*
- * connect(2) of TCP sockets in an enrolled pod. The programs take the place of the mesh's rules in OUTPUT of the
+ * connect(2) in an enrolled pod: here of TCP sockets, of UDP ones in bpf/datagram.bpf.h. The programs take the place of the mesh's rules in OUTPUT of the
  * connecting pod and in PREROUTING of the accepting one, and decide as they do, in their order. Where they do not
  * decide, or cannot, the connection goes on as if they were not there; they never refuse one.
  */
@@ -15,9 +15,11 @@
 #include <bpf/bpf_helpers.h>
 #include "address.bpf.h"
 #include "creator.bpf.h"
+#include "datagram.bpf.h"
 #include "decisions.bpf.h"
 #include "maps.bpf.h"
 #include "profile.bpf.h"
+#include "resolver.bpf.h"
 
 /* What connect(2) was asked for, and by whom. */
 struct connect_request {
@@ -27,6 +29,7 @@ struct connect_request {
 	__u16 port; /* host order */
 	bool is_to_own_pod; /* one of the pod's own addresses */
 	bool is_to_pod; /* an address of any enrolled pod */
+	bool is_question; /* DNS, and the sidecar answers DNS */
 	__u32 owner; /* enum owner */
 	__u32 port_lists; /* enum port_list */
 };
@@ -58,7 +61,7 @@ static __always_inline enum decision_reason decide_for_own_pod(const struct conn
 								struct rewrite *rewrite)
 {
 	if (!profile.redirects_own || request->owner != OWNER_SIDECAR || is_localhost(&request->destination) ||
-	    is_from_passthrough(request))
+	    is_from_passthrough(request) || request->is_question)
 		return DECISION_SIDECAR_TO_APPLICATION;
 	if (request->port_lists & (PORT_EXCLUDED_OUTBOUND | PORT_TUNNEL))
 		return DECISION_PASSED_EXCLUDED_PORT;
@@ -94,28 +97,49 @@ static __always_inline enum decision_reason decide_for_other_pod(const struct co
 	return DECISION_REDIRECTED_TO_INBOUND;
 }
 
-static __always_inline enum decision_reason decide_for_application(const struct connect_request *request,
-								    const struct pod *pod, struct rewrite *rewrite)
+/* Sends a connection to the sidecar, from the address that routing would have picked. */
+static __always_inline void set_sidecar(const struct connect_request *request, const struct pod *pod, __u16 port,
+					struct rewrite *rewrite)
 {
 	bool of_ipv4 = is_ipv4(&request->destination);
 
-	if (is_loopback(&request->destination))
-		return DECISION_PASSED_LOOPBACK;
 	if (request->is_to_own_pod)
+		rewrite->source = request->destination;
+	else if (!is_loopback(&request->destination))
+		rewrite->source = *get_pod_source(pod, of_ipv4);
+	rewrite->destination = loopback_address(of_ipv4);
+	rewrite->port = port;
+}
+
+/* Where the sidecar answers DNS, the rules for DNS come before those for what stays in the pod, which leave DNS out. */
+static __always_inline enum decision_reason decide_for_application(const struct connect_request *request,
+								    const struct pod *pod, struct rewrite *rewrite)
+{
+	if (is_loopback(&request->destination) && !request->is_question)
+		return DECISION_PASSED_LOOPBACK;
+	if (request->is_to_own_pod && !request->is_question)
 		return DECISION_PASSED_OWN_ADDRESS;
 	/* Its source would be an address of its link. */
 	if (is_link_local(&request->destination))
 		return DECISION_PASSED_LINK_LOCAL;
 	if (request->port_lists & PORT_EXCLUDED_OUTBOUND)
 		return DECISION_PASSED_EXCLUDED_PORT;
+	if (request->is_question) {
+		if (profile.has_ranges_first && is_in_range(RANGE_EXCLUDED_OUTBOUND, &request->destination))
+			return DECISION_PASSED_EXCLUDED_RANGE;
+		if (is_included_resolver(&request->destination)) {
+			set_sidecar(request, pod, profile.dns_port, rewrite);
+			return DECISION_REDIRECTED_TO_RESOLVER;
+		}
+		if (is_localhost(&request->destination))
+			return DECISION_PASSED_LOOPBACK;
+	}
 	if (is_in_range(RANGE_EXCLUDED_OUTBOUND, &request->destination))
 		return DECISION_PASSED_EXCLUDED_RANGE;
 	if (profile.has_included_outbound && !(request->port_lists & PORT_INCLUDED_OUTBOUND) &&
 	    !is_in_range(RANGE_INCLUDED_OUTBOUND, &request->destination))
 		return DECISION_PASSED_NOT_INCLUDED;
-	rewrite->source = *get_pod_source(pod, of_ipv4);
-	rewrite->destination = loopback_address(of_ipv4);
-	rewrite->port = profile.outbound_port;
+	set_sidecar(request, pod, profile.outbound_port, rewrite);
 	return DECISION_REDIRECTED_TO_OUTBOUND;
 }
 
@@ -194,10 +218,11 @@ static __always_inline void take_connection(struct bpf_sock_addr *ctx, struct bp
 	}
 	request->owner = get_owner(&creator);
 	request->port_lists = get_port_lists(request->port);
+	request->is_question = profile.dns_port && request->port == DNS_PORT &&
+			       has_resolver(ctx, is_ipv4(&request->destination));
 
 	reason = decide(request, pod, rewrite);
-	if (reason != DECISION_REDIRECTED_TO_OUTBOUND && reason != DECISION_REDIRECTED_TO_INBOUND &&
-	    reason != DECISION_SIDECAR_TO_APPLICATION)
+	if (!rewrite->port && reason != DECISION_SIDECAR_TO_APPLICATION)
 		goto report;
 	if (!sums || sums->live_connections >= profile.connection_limit) {
 		reason = DECISION_CONNECTIONS_FULL;
@@ -251,25 +276,22 @@ static __always_inline bool is_tcp(struct bpf_sock_addr *ctx)
 	return ctx->type == SOCK_STREAM && ctx->protocol == IPPROTO_TCP;
 }
 
-SEC("cgroup/connect4")
-int meshpath_connect4(struct bpf_sock_addr *ctx)
+/* In functions of their own: the stack of one has no room for both. */
+static __noinline int connect_stream4(struct bpf_sock_addr *ctx)
 {
 	struct connect_request request = {};
 	struct rewrite rewrite = {};
-	struct bpf_sock *sk;
+	struct bpf_sock *sk = ctx->sk;
 	__be32 destination;
 
-	if (!is_tcp(ctx))
-		return ALLOW;
-	sk = ctx->sk;
 	if (!sk)
-		return ALLOW;
+		return 0;
 	/* 0.0.0.0 is this host: tcp_v4_connect sends it to loopback. */
 	destination = CONTEXT(ctx->user_ip4);
 	request.destination = ipv4_address(destination ? destination : bpf_htonl(IPV4_LOOPBACK));
 	/* The kernel should be asked as it was asked, to say no. */
 	if (is_no_peer(&request.destination))
-		return ALLOW;
+		return 0;
 	request.port = bpf_ntohs((__be16)CONTEXT(ctx->user_port));
 	if (CONTEXT(sk->src_ip4))
 		request.source = ipv4_address(CONTEXT(sk->src_ip4));
@@ -278,46 +300,104 @@ int meshpath_connect4(struct bpf_sock_addr *ctx)
 		CONTEXT(ctx->user_ip4) = rewrite.destination.word[3];
 		CONTEXT(ctx->user_port) = bpf_htons(rewrite.port);
 	}
+	return 0;
+}
+
+static __noinline int connect_datagram4(struct bpf_sock_addr *ctx)
+{
+	struct datagram datagram = { .hook = DECISION_HOOK_CONNECT4 };
+	struct bpf_sock *sk = ctx->sk;
+	__be32 destination;
+
+	if (!sk)
+		return 0;
+	destination = CONTEXT(ctx->user_ip4);
+	datagram.destination = ipv4_address(destination ? destination : bpf_htonl(IPV4_LOOPBACK));
+	datagram.port = bpf_ntohs((__be16)CONTEXT(ctx->user_port));
+	if (CONTEXT(sk->src_ip4))
+		datagram.source = ipv4_address(CONTEXT(sk->src_ip4));
+	take_datagram(ctx, &datagram);
+	if (datagram.slot != SLOT_NONE) {
+		CONTEXT(ctx->user_ip4) = bpf_htonl(IPV4_LOOPBACK);
+		CONTEXT(ctx->user_port) = bpf_htons(profile.dns_port);
+	}
+	return 0;
+}
+
+/* Also of IPv6 UDP sockets that are given an IPv4 address as one (udpv6_pre_connect). */
+SEC("cgroup/connect4")
+int meshpath_connect4(struct bpf_sock_addr *ctx)
+{
+	if (is_tcp(ctx))
+		connect_stream4(ctx);
+	else if (is_udp(ctx))
+		connect_datagram4(ctx);
 	return ALLOW;
+}
+
+/* Reads source and destination of a connect(2) of an IPv6 socket. */
+static __always_inline void read_ends6(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct ip_address *source,
+					struct ip_address *destination)
+{
+	source->word[0] = CONTEXT(sk->src_ip6[0]);
+	source->word[1] = CONTEXT(sk->src_ip6[1]);
+	source->word[2] = CONTEXT(sk->src_ip6[2]);
+	source->word[3] = CONTEXT(sk->src_ip6[3]);
+	READ_USER_IP6(ctx, destination);
+	/* :: and 0.0.0.0 are this host; a socket that is bound to an IPv4 address goes to that of IPv4. */
+	if (is_none(destination))
+		*destination = loopback_address(is_ipv4(source));
+	else if (is_ipv4(destination) && !destination->word[3])
+		*destination = loopback_address(true);
+}
+
+static __noinline int connect_stream6(struct bpf_sock_addr *ctx)
+{
+	struct connect_request request = {};
+	struct rewrite rewrite = {};
+	struct bpf_sock *sk = ctx->sk;
+
+	if (!sk)
+		return 0;
+	read_ends6(ctx, sk, &request.source, &request.destination);
+	if (is_no_peer(&request.destination))
+		return 0;
+	request.port = bpf_ntohs((__be16)CONTEXT(ctx->user_port));
+	take_connection(ctx, sk, &request, &rewrite, true);
+	if (rewrite.port) {
+		WRITE_USER_IP6(ctx, &rewrite.destination);
+		CONTEXT(ctx->user_port) = bpf_htons(rewrite.port);
+	}
+	return 0;
+}
+
+static __noinline int connect_datagram6(struct bpf_sock_addr *ctx)
+{
+	struct datagram datagram = { .hook = DECISION_HOOK_CONNECT6 };
+	struct ip_address resolver;
+	struct bpf_sock *sk = ctx->sk;
+
+	if (!sk)
+		return 0;
+	read_ends6(ctx, sk, &datagram.source, &datagram.destination);
+	datagram.port = bpf_ntohs((__be16)CONTEXT(ctx->user_port));
+	take_datagram(ctx, &datagram);
+	if (datagram.slot != SLOT_NONE) {
+		resolver = loopback_address(is_ipv4(&datagram.destination));
+		WRITE_USER_IP6(ctx, &resolver);
+		CONTEXT(ctx->user_port) = bpf_htons(profile.dns_port);
+	}
+	return 0;
 }
 
 /* Of IPv6 sockets; with an IPv4-mapped address they connect over IPv4 (tcp_v6_connect). */
 SEC("cgroup/connect6")
 int meshpath_connect6(struct bpf_sock_addr *ctx)
 {
-	struct connect_request request = {};
-	struct rewrite rewrite = {};
-	struct bpf_sock *sk;
-
-	if (!is_tcp(ctx))
-		return ALLOW;
-	sk = ctx->sk;
-	if (!sk)
-		return ALLOW;
-	request.source.word[0] = CONTEXT(sk->src_ip6[0]);
-	request.source.word[1] = CONTEXT(sk->src_ip6[1]);
-	request.source.word[2] = CONTEXT(sk->src_ip6[2]);
-	request.source.word[3] = CONTEXT(sk->src_ip6[3]);
-	request.destination.word[0] = CONTEXT(ctx->user_ip6[0]);
-	request.destination.word[1] = CONTEXT(ctx->user_ip6[1]);
-	request.destination.word[2] = CONTEXT(ctx->user_ip6[2]);
-	request.destination.word[3] = CONTEXT(ctx->user_ip6[3]);
-	/* :: and 0.0.0.0 are this host; a socket that is bound to an IPv4 address goes to that of IPv4. */
-	if (is_none(&request.destination))
-		request.destination = loopback_address(is_ipv4(&request.source));
-	else if (is_ipv4(&request.destination) && !request.destination.word[3])
-		request.destination = loopback_address(true);
-	if (is_no_peer(&request.destination))
-		return ALLOW;
-	request.port = bpf_ntohs((__be16)CONTEXT(ctx->user_port));
-	take_connection(ctx, sk, &request, &rewrite, true);
-	if (rewrite.port) {
-		CONTEXT(ctx->user_ip6[0]) = rewrite.destination.word[0];
-		CONTEXT(ctx->user_ip6[1]) = rewrite.destination.word[1];
-		CONTEXT(ctx->user_ip6[2]) = rewrite.destination.word[2];
-		CONTEXT(ctx->user_ip6[3]) = rewrite.destination.word[3];
-		CONTEXT(ctx->user_port) = bpf_htons(rewrite.port);
-	}
+	if (is_tcp(ctx))
+		connect_stream6(ctx);
+	else if (is_udp(ctx))
+		connect_datagram6(ctx);
 	return ALLOW;
 }
 

@@ -12,6 +12,7 @@
 #define OWNERS_MAX 256
 #define PORTS_MAX 65536
 #define RANGES_MAX 16384
+#define QUESTIONS_MAX 16384
 #define EVENTS_BYTES (1 << 20)
 
 const volatile struct mesh_profile profile;
@@ -92,6 +93,23 @@ struct {
 	__type(key, int);
 	__type(value, struct socket_creator);
 } socket_creators SEC(".maps");
+
+/* Of UDP sockets that sent to port 53. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct datagram_state);
+} datagram_state SEC(".maps");
+
+/* UDP sockets that wait for an answer of the sidecar's resolver, by cookie. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, QUESTIONS_MAX);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct question);
+} questions SEC(".maps");
 
 /* Index: enum decision_reason. */
 struct {

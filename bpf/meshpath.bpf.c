@@ -8,6 +8,7 @@
 #include <bpf/bpf_helpers.h>
 #include "connect.bpf.h"
 #include "creator.bpf.h"
+#include "datagram.bpf.h"
 #include "message.bpf.h"
 #include "names.bpf.h"
 #include "sockops.bpf.h"

@@ -123,6 +123,29 @@ struct socket_creator {
 	__u32 gid;
 };
 
+#define RESOLVER_SLOTS 8
+
+/* Socket storage; value of `datagram_state`: what a UDP socket asked whom. */
+struct datagram_state {
+	/* Whom answers are from that come from the address of each slot (bpf/datagram.bpf.h); address all zero: free. */
+	struct endpoint resolvers[RESOLVER_SLOTS];
+	struct ip_address own_address; /* what getsockname(2) is told instead of loopback; all zero: nothing else */
+	struct endpoint told_remote; /* of the question that was last told as an event */
+	__u32 told; /* enum decision_reason of it + 1 */
+	__u32 told_hooks; /* bits by enum decision_hook: answers that were told as events */
+	__u32 unanswered; /* questions that nobody has read an answer to */
+	bool is_connected; /* connect(2) was sent to the sidecar's resolver */
+	__u8 reserved[7];
+};
+
+/* A socket that waits for an answer; value of `questions`, of which the key is the cookie of the socket. */
+struct question {
+	__u64 asked_boot_nanoseconds; /* the last of them */
+	__u64 cgroup_id; /* of the pod */
+	struct endpoint resolver;
+	__u32 reserved;
+};
+
 /* A pod; value of `pods`. All zero until the agent filled it in: cgroup_id is never 0. */
 struct pod {
 	__u64 cgroup_id;
@@ -171,6 +194,7 @@ enum range_list {
 	RANGE_INCLUDED_OUTBOUND,
 	RANGE_EXCLUDED_INBOUND,
 	RANGE_INCLUDED_INBOUND,
+	RANGE_RESOLVERS, /* to which questions are sent to the sidecar's resolver instead */
 };
 
 /* Value of `pod_addresses`: whose address the key (struct ip_address) is. */
@@ -214,7 +238,10 @@ struct mesh_profile {
 	bool has_ranges; /* there is something in `ranges` */
 	bool has_included_outbound; /* only what is in a list of included ports or ranges is redirected */
 	bool has_included_inbound;
-	__u8 reserved[6];
+	__u16 dns_port; /* where the sidecar answers DNS on loopback; 0: it does not */
+	bool has_resolvers; /* only questions to resolvers of the list are sent there */
+	bool excludes_datagrams; /* DNS over UDP is in the list of excluded ports */
+	__u8 reserved[2];
 };
 
 enum decision_hook {
@@ -225,6 +252,12 @@ enum decision_hook {
 	DECISION_HOOK_GETPEERNAME4,
 	DECISION_HOOK_CONNECT6,
 	DECISION_HOOK_GETPEERNAME6,
+	DECISION_HOOK_SENDMSG4,
+	DECISION_HOOK_SENDMSG6,
+	DECISION_HOOK_RECVMSG4,
+	DECISION_HOOK_RECVMSG6,
+	DECISION_HOOK_GETSOCKNAME4,
+	DECISION_HOOK_GETSOCKNAME6,
 };
 
 enum decision_reason {
@@ -253,6 +286,14 @@ enum decision_reason {
 	DECISION_ANSWERED_ORIGINAL_DESTINATION,
 	DECISION_ANSWERED_PEER_NAME,
 	DECISION_CONNECTION_CLOSED,
+	DECISION_REDIRECTED_TO_RESOLVER,
+	DECISION_QUESTION_PASSED_SIDECAR,
+	DECISION_QUESTION_PASSED_OLDER_SOCKET,
+	DECISION_QUESTION_PASSED_NO_RESOLVER,
+	DECISION_QUESTION_PASSED_AMBIGUOUS,
+	DECISION_QUESTION_PASSED_FULL,
+	DECISION_ANSWERED_RESOLVER,
+	DECISION_ANSWERED_OWN_NAME,
 	/* Not a decision: events beyond the limit, or that `events` had no room for. Last in `counters`. */
 	DECISION_EVENTS_LOST,
 };

@@ -9,6 +9,7 @@
 #include <bpf/bpf_helpers.h>
 #include "address.bpf.h"
 #include "connections.bpf.h"
+#include "datagram.bpf.h"
 #include "decisions.bpf.h"
 #include "maps.bpf.h"
 
@@ -96,8 +97,19 @@ static __always_inline struct socket_state *get_connected_elsewhere(struct bpf_s
 SEC("cgroup/getpeername4")
 int meshpath_getpeername4(struct bpf_sock_addr *ctx)
 {
-	struct socket_state *state = get_connected_elsewhere(ctx->sk);
+	struct ip_address address = ipv4_address(CONTEXT(ctx->user_ip4));
+	struct socket_state *state;
+	struct endpoint *resolver;
 
+	if (is_udp(ctx)) {
+		resolver = get_datagram_peer(ctx, &address, DECISION_HOOK_GETPEERNAME4);
+		if (resolver) {
+			CONTEXT(ctx->user_ip4) = resolver->address.word[3];
+			CONTEXT(ctx->user_port) = resolver->port;
+		}
+		return ALLOW;
+	}
+	state = get_connected_elsewhere(ctx->sk);
 	if (!state)
 		return ALLOW;
 	CONTEXT(ctx->user_ip4) = state->original.address.word[3];
@@ -109,14 +121,23 @@ int meshpath_getpeername4(struct bpf_sock_addr *ctx)
 SEC("cgroup/getpeername6")
 int meshpath_getpeername6(struct bpf_sock_addr *ctx)
 {
-	struct socket_state *state = get_connected_elsewhere(ctx->sk);
+	struct ip_address address;
+	struct socket_state *state;
+	struct endpoint *resolver;
 
+	if (is_udp(ctx)) {
+		READ_USER_IP6(ctx, &address);
+		resolver = get_datagram_peer(ctx, &address, DECISION_HOOK_GETPEERNAME6);
+		if (resolver) {
+			WRITE_USER_IP6(ctx, &resolver->address);
+			CONTEXT(ctx->user_port) = resolver->port;
+		}
+		return ALLOW;
+	}
+	state = get_connected_elsewhere(ctx->sk);
 	if (!state)
 		return ALLOW;
-	CONTEXT(ctx->user_ip6[0]) = state->original.address.word[0];
-	CONTEXT(ctx->user_ip6[1]) = state->original.address.word[1];
-	CONTEXT(ctx->user_ip6[2]) = state->original.address.word[2];
-	CONTEXT(ctx->user_ip6[3]) = state->original.address.word[3];
+	WRITE_USER_IP6(ctx, &state->original.address);
 	CONTEXT(ctx->user_port) = state->original.port;
 	report_answer(state, DECISION_HOOK_GETPEERNAME6, DECISION_ANSWERED_PEER_NAME);
 	return ALLOW;

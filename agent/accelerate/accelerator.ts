@@ -20,6 +20,8 @@ const DEFAULT_UNREAD_LIMIT = 1024n * 1024n;
 const DEFAULT_EVENT_LIMIT = 500;
 /** How long turning off waits for connections that are just being opened; normally it takes a few milliseconds. */
 const PENDING_MILLISECONDS = 1_000;
+/** How long an answer of a resolver may take: then those who asked ask again (resolv.conf(5), `timeout`). */
+const ANSWER_MILLISECONDS = 5_000;
 const PENDING_STEP_MILLISECONDS = 10;
 /** The kernel keeps 15 characters of a program's name. */
 const CONNECT_PROGRAM_NAME = 'meshpath_connect4'.slice(0, 15);
@@ -159,13 +161,17 @@ async function turnOff(
   return { detachedLinks, remainingConnections };
 }
 
-/** Lets connections that were rewritten a moment ago come to the point at which they need the programs no more. */
+/**
+ * Lets connections that were rewritten a moment ago come to the point at which they need the programs no more, and questions
+ * to the sidecar's resolver be answered.
+ */
 async function waitForPending(datapath: Datapath, cgroups: ReadonlySet<string>): Promise<void> {
   const deadline = performance.now() + PENDING_MILLISECONDS;
+  const isPending = (): boolean => datapath.hasPending(cgroups) && performance.now() < deadline;
   // Between the rewrite and its SYN, a connection is nowhere to be seen.
   do {
     await delay(PENDING_STEP_MILLISECONDS);
-  } while (datapath.hasPending(cgroups) && performance.now() < deadline);
+  } while (isPending() || datapath.hasOpenQuestions(cgroups, ANSWER_MILLISECONDS));
 }
 
 /** Refuses pods for which the programs of another agent run: two rewrites of one connection do not go together. */

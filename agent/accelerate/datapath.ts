@@ -1,9 +1,11 @@
 import { closeSync } from 'node:fs';
+import { uptime } from 'node:os';
 import {
   COUNTER_ENTRIES,
   DATAPATH_PROGRAMS,
   decodeConnection,
   decodeDecisionEvent,
+  decodeQuestion,
   encodeConnectionSwitchedOff,
   encodeNoPod,
   encodePod,
@@ -38,6 +40,14 @@ const SUPPORTING_PROGRAMS: readonly (readonly [string, AttachType])[] = [
   [DATAPATH_PROGRAMS.getsockopt, ATTACH_TYPE.cgroupGetsockopt],
   [DATAPATH_PROGRAMS.getpeername, ATTACH_TYPE.cgroupInet4Getpeername],
   [DATAPATH_PROGRAMS.getpeername6, ATTACH_TYPE.cgroupInet6Getpeername],
+  [DATAPATH_PROGRAMS.getsockname, ATTACH_TYPE.cgroupInet4Getsockname],
+  [DATAPATH_PROGRAMS.getsockname6, ATTACH_TYPE.cgroupInet6Getsockname],
+  [DATAPATH_PROGRAMS.receive, ATTACH_TYPE.cgroupUdp4Recvmsg],
+  [DATAPATH_PROGRAMS.receive6, ATTACH_TYPE.cgroupUdp6Recvmsg],
+  [DATAPATH_PROGRAMS.release, ATTACH_TYPE.cgroupInetSockRelease],
+  // They take no question before the pod is described and after its addresses are forgotten, and mark answers all the time.
+  [DATAPATH_PROGRAMS.send, ATTACH_TYPE.cgroupUdp4Sendmsg],
+  [DATAPATH_PROGRAMS.send6, ATTACH_TYPE.cgroupUdp6Sendmsg],
 ];
 /** Programs of a pod that rewrite. */
 const CONNECT_PROGRAMS: readonly (readonly [string, AttachType])[] = [
@@ -165,6 +175,19 @@ export class Datapath {
    */
   hasPending(cgroups: ReadonlySet<string>): boolean {
     return this.#connectionsOf(this.#select(cgroups)).some(({ state }) => state.isPending);
+  }
+
+  /**
+   * Says whether a UDP socket of these pods waits for an answer of the sidecar's resolver, to a question that is not older
+   * than this: the answer would not be told to come from whom was asked.
+   */
+  hasOpenQuestions(cgroups: ReadonlySet<string>, oldestMilliseconds: number): boolean {
+    const ids = new Set(this.#select(cgroups).map(({ cgroupId }) => cgroupId));
+    const fd = this.#loaded.object.mapFd('questions');
+    const oldest = BigInt(Math.round((uptime() * 1_000 - oldestMilliseconds) * 1_000_000));
+    return readHashEntries(this.#libbpf, fd, this.#sizesOf(fd))
+      .map(({ value }) => decodeQuestion(this.#loaded.object.btf, value))
+      .some(({ cgroupId, askedBootNanoseconds }) => ids.has(cgroupId) && askedBootNanoseconds > oldest);
   }
 
   /**

@@ -11,9 +11,16 @@ export const ATTACH_TYPE = {
   skMsgVerdict: 7,
   cgroupInet4Connect: 10,
   cgroupInet6Connect: 11,
+  cgroupUdp4Sendmsg: 14,
+  cgroupUdp6Sendmsg: 15,
+  cgroupUdp4Recvmsg: 19,
+  cgroupUdp6Recvmsg: 20,
   cgroupGetsockopt: 21,
   cgroupInet4Getpeername: 29,
   cgroupInet6Getpeername: 30,
+  cgroupInet4Getsockname: 31,
+  cgroupInet6Getsockname: 32,
+  cgroupInetSockRelease: 34,
 } as const;
 export type AttachType = (typeof ATTACH_TYPE)[keyof typeof ATTACH_TYPE];
 

@@ -11,8 +11,15 @@ export interface MeshProfile {
   readonly outboundPort: PortNumber;
   /** Where connections that come into the pod are sent. */
   readonly inboundPort: PortNumber;
-  /** Where its sidecar answers DNS on loopback; null where it does not. */
+  /**
+   * Where its sidecar answers DNS on loopback: questions of the application are sent there, over UDP and TCP, as long as
+   * something listens there on UDP. Null where the mesh does not capture DNS.
+   */
   readonly dnsPort: PortNumber | null;
+  /** Resolvers that questions are captured to. */
+  readonly dnsResolvers: readonly IpPrefix[];
+  /** Whether port 53 in the list of excluded outbound ports leaves DNS over UDP alone too, and not only over TCP. */
+  readonly excludesPortsOverUdp: boolean;
   /** Who the sidecar runs as. */
   readonly proxyUid: number;
   readonly proxyGid: number;
@@ -50,6 +57,7 @@ export interface MeshProfile {
 export type ProfileOverrides = Partial<MeshProfile>;
 
 const NO_LISTS = {
+  dnsResolvers: [],
   passedUids: [],
   passedGids: [],
   tunnelPorts: [],
@@ -70,6 +78,7 @@ export const ISTIO_PROFILE: MeshProfile = {
   outboundPort: 15_001 as PortNumber,
   inboundPort: 15_006 as PortNumber,
   dnsPort: 15_053 as PortNumber,
+  excludesPortsOverUdp: true,
   proxyUid: 1337,
   proxyGid: 1337,
   passedGids: [1337],
@@ -88,6 +97,7 @@ export const LINKERD_PROFILE: MeshProfile = {
   outboundPort: 4_140 as PortNumber,
   inboundPort: 4_143 as PortNumber,
   dnsPort: null,
+  excludesPortsOverUdp: false,
   proxyUid: 2102,
   proxyGid: 2102,
   passthroughSource: null,
@@ -105,6 +115,7 @@ export const KUMA_PROFILE: MeshProfile = {
   outboundPort: 15_001 as PortNumber,
   inboundPort: 15_006 as PortNumber,
   dnsPort: 15_053 as PortNumber,
+  excludesPortsOverUdp: false,
   proxyUid: 5678,
   proxyGid: 5678,
   passthroughSource: '127.0.0.6' as IpAddress,
@@ -120,6 +131,7 @@ export const OSM_PROFILE: MeshProfile = {
   outboundPort: 15_001 as PortNumber,
   inboundPort: 15_003 as PortNumber,
   dnsPort: null,
+  excludesPortsOverUdp: false,
   proxyUid: 1500,
   proxyGid: 1500,
   passthroughSource: null,
@@ -167,7 +179,21 @@ export interface TurnOffReport {
 }
 
 /** The programs that decide. The numbers are those of `enum decision_hook` in bpf/meshpath.h. */
-export const DECISION_HOOKS = ['connect4', 'sockops', 'sk_msg', 'getsockopt', 'getpeername4', 'connect6', 'getpeername6'] as const;
+export const DECISION_HOOKS = [
+  'connect4',
+  'sockops',
+  'sk_msg',
+  'getsockopt',
+  'getpeername4',
+  'connect6',
+  'getpeername6',
+  'sendmsg4',
+  'sendmsg6',
+  'recvmsg4',
+  'recvmsg6',
+  'getsockname4',
+  'getsockname6',
+] as const;
 export type DecisionHook = (typeof DECISION_HOOKS)[number];
 
 /**
@@ -200,6 +226,14 @@ export const DECISION_REASONS = [
   'answered_original_destination', // getsockopt: SO_ORIGINAL_DST was answered
   'answered_peer_name', // getpeername4: the address that the application asked for was answered
   'connection_closed', // sockops: state deleted
+  'redirected_to_resolver', // connect, sendmsg: a question of an application now goes to the resolver of the sidecar
+  'question_passed_sidecar', // connect, sendmsg of UDP: the sidecar, or whom the mesh leaves alone, asks itself
+  'question_passed_older_socket', // connect, sendmsg of UDP: the socket is older than the acceleration
+  'question_passed_no_resolver', // connect, sendmsg of UDP: the sidecar does not answer DNS
+  'question_passed_ambiguous', // connect, sendmsg of UDP: answers of so many resolvers could not be told apart
+  'question_passed_full', // connect, sendmsg of UDP: the map of questions is full
+  'answered_resolver', // recvmsg: the answer of the sidecar is told to be that of the resolver that was asked
+  'answered_own_name', // getsockname: the address that routing would have picked was answered
 ] as const;
 export type DecisionReason = (typeof DECISION_REASONS)[number];
 

@@ -18,6 +18,8 @@ const READERS: { readonly [Name in Field]: Reader<Name> } = {
   outboundPort: readPort,
   inboundPort: readPort,
   dnsPort: (value, name) => (value === null ? null : readPort(value, name)),
+  dnsResolvers: readRanges,
+  excludesPortsOverUdp: readBoolean,
   proxyUid: readId,
   proxyGid: readId,
   passedUids: (value, name) => readList(value, name, MAX_LISTED_IDS, readId),

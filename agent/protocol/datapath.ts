@@ -34,15 +34,23 @@ export const DATAPATH_PROGRAMS = {
   getsockopt: 'meshpath_getsockopt',
   getpeername: 'meshpath_getpeername4',
   getpeername6: 'meshpath_getpeername6',
+  getsockname: 'meshpath_getsockname4',
+  getsockname6: 'meshpath_getsockname6',
+  send: 'meshpath_sendmsg4',
+  send6: 'meshpath_sendmsg6',
+  receive: 'meshpath_recvmsg4',
+  receive6: 'meshpath_recvmsg6',
+  release: 'meshpath_sock_release',
 } as const;
 
 /** The numbers of enum port_list and enum range_list in bpf/meshpath.h, in the order of their bits or values. */
 const PORT_LISTS = ['excludedOutboundPorts', 'excludedInboundPorts', 'tunnelPorts', 'includedOutboundPorts', 'includedInboundPorts'] as const;
-const RANGE_LISTS = ['excludedOutboundRanges', 'includedOutboundRanges', 'excludedInboundRanges', 'includedInboundRanges'] as const;
+const RANGE_LISTS = ['excludedOutboundRanges', 'includedOutboundRanges', 'excludedInboundRanges', 'includedInboundRanges', 'dnsResolvers'] as const;
 /** The numbers of enum owner_kind and enum owner. */
 export const OWNER_KIND = { uid: 0, gid: 1 } as const;
 export const OWNER = { sidecar: 1, passed: 2 } as const;
 
+const DNS_PORT = 53;
 const UID_UNKNOWN = 0xffff_ffff;
 /** What events say where an address is not known. */
 const NO_ADDRESS = toIpAddress('0.0.0.0');
@@ -80,6 +88,9 @@ export function encodeSettings(btf: Btf, initial: Uint8Array, settings: Datapath
     has_ranges_first: toBit(profile.excludesRangesFirst),
     has_ranges: toBit(RANGE_LISTS.some((list) => profile[list].length > 0)),
     has_included_outbound: toBit(profile.includedOutboundPorts.length + profile.includedOutboundRanges.length > 0),
+    dns_port: BigInt(profile.dnsPort ?? 0),
+    has_resolvers: toBit(profile.dnsResolvers.length > 0),
+    excludes_datagrams: toBit(profile.excludesPortsOverUdp && profile.excludedOutboundPorts.some((port) => port === DNS_PORT)),
     has_included_inbound: toBit(profile.includedInboundPorts.length + profile.includedInboundRanges.length > 0),
   });
   return bytes;
@@ -216,6 +227,19 @@ export function decodeConnection(btf: Btf, bytes: Uint8Array): ConnectionState {
 /** Gives a value of the map `connections` as it was, with its messages no longer redirected. */
 export function encodeConnectionSwitchedOff(btf: Btf, current: Uint8Array): Uint8Array {
   return writeFields(layoutOf(btf, 'connection'), new Uint8Array(current), { is_switched_off: 1n });
+}
+
+/** A value of the map `questions`: a UDP socket that waits for an answer of the sidecar's resolver. */
+export interface OpenQuestion {
+  readonly cgroupId: bigint;
+  /** When it last asked, since boot. */
+  readonly askedBootNanoseconds: bigint;
+}
+
+/** Reads a value of the map `questions`. */
+export function decodeQuestion(btf: Btf, bytes: Uint8Array): OpenQuestion {
+  const fields = readFields(layoutOf(btf, 'question'), bytes);
+  return { cgroupId: fields('cgroup_id').unsigned(), askedBootNanoseconds: fields('asked_boot_nanoseconds').unsigned() };
 }
 
 /** Reads a record of the ring buffer. Gives undefined for one that is too short, or of a hook or reason that this version does not know. */

@@ -87,7 +87,8 @@ export class DecisionHistory implements DecisionRecord {
     }
     const generation = this.#generation;
     if (isPass(reason)) {
-      if (!reason.startsWith('message_')) {
+      // Datagrams are no connections.
+      if (!reason.startsWith('message_') && !hook.startsWith('sendmsg')) {
         this.#decisions.set(socketCookie, { reason, errno, generation });
       }
     } else if (hook.startsWith('connect')) {

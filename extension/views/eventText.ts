@@ -26,6 +26,14 @@ const REASON_TEXTS: Readonly<Record<DecisionReason, string>> = {
   message_passed_switched_off: 'switched off: plain TCP for this direction',
   answered_original_destination: 'SO_ORIGINAL_DST was answered',
   answered_peer_name: 'the address that was asked for was answered as the peer',
+  redirected_to_resolver: 'the question now goes to the resolver of the own sidecar',
+  question_passed_sidecar: 'a question of the sidecar itself: left alone',
+  question_passed_older_socket: 'the socket is older than the acceleration: left alone',
+  question_passed_no_resolver: 'the sidecar does not answer DNS: left alone',
+  question_passed_ambiguous: 'too many resolvers for one socket: left alone',
+  question_passed_full: 'the map of questions is full: left alone',
+  answered_resolver: 'the answer was told to be from the resolver that was asked',
+  answered_own_name: 'the address that routing would have picked was answered as the own',
   connection_closed: 'closed, state deleted',
 };
 

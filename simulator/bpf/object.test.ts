@@ -29,9 +29,9 @@ test('programs are known by their sections, and maps by BTF', () => {
 
 test('instructions have their source lines, also those of functions that were linked in', () => {
   const { programs } = readBpfObject(OBJECT);
-  const connect = programs.find(({ name }) => name === 'meshpath_connect4');
-  assert.ok(connect);
-  assert.match(lineOfInstruction(connect, 0)?.text ?? '', /int meshpath_connect4/);
+  const [connect, getsockopt] = ['meshpath_connect4', 'meshpath_getsockopt'].map((wanted) => programs.find(({ name }) => name === wanted));
+  assert.ok(connect && getsockopt);
+  assert.match(lineOfInstruction(getsockopt, 0)?.text ?? '', /int meshpath_getsockopt/);
   const files = new Set(connect.lines.map(({ source }) => source.file.split('/').at(-1)));
   assert.ok(files.has('connect.bpf.h') && files.has('decisions.bpf.h'));
   assert.ok((connect.lines.at(-1)?.instruction ?? 0) < connect.instructions.length);

@@ -26,5 +26,13 @@ export const DECISION_TEXTS: Readonly<Record<DecisionReason, string>> = {
   message_passed_switched_off: 'Acceleration is switched off: this message and all later ones of this direction go through TCP.',
   answered_original_destination: 'The programs know what connect(2) asked for and answer SO_ORIGINAL_DST with it, in place of conntrack.',
   answered_peer_name: 'The programs answer getpeername with the address that connect(2) asked for, as under NAT.',
+  redirected_to_resolver: "An application asks a resolver: the question goes to the resolver of its own sidecar instead, over loopback, as the mesh's rules for port 53 have it.",
+  question_passed_sidecar: 'The sidecar itself, or somebody whom the mesh leaves alone, asks a resolver: the question is left to iptables.',
+  question_passed_older_socket: 'The socket is older than the acceleration, and conntrack may know it: the question is left to iptables.',
+  question_passed_no_resolver: 'The sidecar does not answer DNS in this pod (nothing listens on its DNS port): the question is left to iptables.',
+  question_passed_ambiguous: 'The socket asks more resolvers than answers can be told apart for: the question is left to iptables.',
+  question_passed_full: 'The map of questions is full: the question is left to iptables.',
+  answered_resolver: 'The answer of the sidecar is told to come from the resolver that was asked, as under NAT.',
+  answered_own_name: 'The programs answer getsockname with the address that routing would have picked for the resolver.',
   connection_closed: 'The connecting socket closed: what was kept about the connection is deleted.',
 };
