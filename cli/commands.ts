@@ -7,9 +7,12 @@ import { explainCommand } from './commands/explain.ts';
 import { linksCommand } from './commands/links.ts';
 import { mapsCommand } from './commands/maps.ts';
 import { programsCommand } from './commands/programs.ts';
+import { rulesCoverageCommand } from './commands/rulesCoverage.ts';
+import { rulesDiffCommand } from './commands/rulesDiff.ts';
 import { RULES_GENERATE_COMMANDS } from './commands/rulesGenerate.ts';
 import { rulesLintCommand } from './commands/rulesLint.ts';
 import { rulesPrintCommand } from './commands/rulesPrint.ts';
+import { rulesSourcesCommand } from './commands/rulesSources.ts';
 import { snapshotCommand } from './commands/snapshot.ts';
 
 /** All commands, in the order of help. */
@@ -18,6 +21,9 @@ export const COMMANDS: readonly Command[] = [
   explainCommand,
   rulesPrintCommand,
   rulesLintCommand,
+  rulesCoverageCommand,
+  rulesDiffCommand,
+  rulesSourcesCommand,
   ...RULES_GENERATE_COMMANDS,
   accelerateCommand,
   connectionsCommand,
