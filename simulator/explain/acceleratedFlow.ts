@@ -7,7 +7,7 @@ import { changedMaps, decidingLine, describeCalls } from '../bpf/describeRun.ts'
 import type { HookRun, SocketKernel } from '../bpf/socketKernel.ts';
 import type { KernelSocket, Task } from '../bpf/sockets.ts';
 import { decideSidecar, findSidecar } from '../mesh/sidecar.ts';
-import { sameEndpoint, writeEndpoint } from '../world/conntrack.ts';
+import { sameEndpoint, writeEndpoint } from '../world/tuple.ts';
 import { openConnection } from '../world/openConnection.ts';
 import type { FailedConnection, OpenedConnection } from '../world/openConnection.ts';
 import type { Simulation } from '../world/simulation.ts';

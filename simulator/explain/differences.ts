@@ -1,6 +1,6 @@
 import type { Endpoint, IpAddress } from '../../agent/protocol/scalars.ts';
 import type { Trace, TraceCost, TraceLeg } from '../../agent/protocol/trace.ts';
-import { writeEndpoint } from '../world/conntrack.ts';
+import { writeEndpoint } from '../world/tuple.ts';
 
 /**
  * Says what differs between two ways of the same flow, for the applications first and then in cost: one sentence for

@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import type { Snapshot } from '../../agent/protocol/snapshot.ts';
 import type { Trace } from '../../agent/protocol/trace.ts';
 import { createDemoSnapshot } from '../mesh/demoWorld.ts';
-import { writeEndpoint } from '../world/conntrack.ts';
+import { writeEndpoint } from '../world/tuple.ts';
 import { buildWorld } from '../world/world.ts';
 import { parseFlowText } from './flowText.ts';
 import { explainIptables } from './iptablesPath.ts';

@@ -1,7 +1,7 @@
 import type { Endpoint } from '../../agent/protocol/scalars.ts';
 import type { Flow, PacketState, Trace, TraceLeg, TraceOutcome } from '../../agent/protocol/trace.ts';
 import { decideSidecar, findSidecar } from '../mesh/sidecar.ts';
-import { writeEndpoint } from '../world/conntrack.ts';
+import { writeEndpoint } from '../world/tuple.ts';
 import type { ConnectRequest, FailedConnection, OpenedConnection } from '../world/openConnection.ts';
 import { openConnection } from '../world/openConnection.ts';
 import { Simulation } from '../world/simulation.ts';

@@ -1,7 +1,7 @@
 import type { MeshProfile } from '../../agent/protocol/acceleration.ts';
 import { MESH_PROFILES } from '../../agent/protocol/acceleration.ts';
 import type { Endpoint, IpAddress } from '../../agent/protocol/scalars.ts';
-import { sameEndpoint, writeEndpoint } from '../world/conntrack.ts';
+import { sameEndpoint, writeEndpoint } from '../world/tuple.ts';
 import type { OpenedConnection } from '../world/openConnection.ts';
 
 /** What a transparent proxy does with a connection that it took. */

@@ -85,8 +85,46 @@ export type Match =
   | { readonly kind: 'comment'; readonly text: string }
   /** Where a match module begins (`-m tcp`); it compares nothing by itself. */
   | { readonly kind: 'module'; readonly module: string }
+  | { readonly kind: 'tcpOption'; readonly negated: boolean; readonly option: number }
+  /** `--suppl-groups`: the groups before it are compared with the supplementary groups of the socket's creator too. */
+  | { readonly kind: 'supplementaryGroups' }
+  /** `--limit-iface-in` and `--limit-iface-out` of addrtype: the types are those that the address has on this one interface. */
+  | { readonly kind: 'addressTypeInterface'; readonly which: 'in' | 'out' }
+  /** An instance of any other match module of iptables with its options; `named` where an earlier match of the rule has begun the module. */
+  | { readonly kind: 'extension'; readonly module: string; readonly options: readonly ExtensionOption[]; readonly named: boolean }
   /** What this program does not know: kept as it was written, compares to unknown. */
   | { readonly kind: 'unknown'; readonly module: string; readonly words: readonly string[] };
+
+/** An option of a match module or target, as iptables hands it to the kernel. Options stand in the order of iptables-save. */
+export interface ExtensionOption {
+  /** Its long name without the dashes; one of several spellings, the one that iptables-save prints. */
+  readonly name: string;
+  readonly negated: boolean;
+  readonly value: OptionValue;
+  /** Its argument as iptables-save prints it; null where it has none. */
+  readonly text: string | null;
+}
+
+/** What an option says, as data. */
+export type OptionValue =
+  | { readonly type: 'flag' }
+  | { readonly type: 'number'; readonly value: number }
+  | { readonly type: 'bigNumber'; readonly value: bigint }
+  | { readonly type: 'range'; readonly first: number; readonly last: number }
+  | { readonly type: 'bigRange'; readonly first: bigint; readonly last: bigint }
+  | { readonly type: 'masked'; readonly value: number; readonly mask: number }
+  | { readonly type: 'text'; readonly text: string }
+  /** Words of a comma list. */
+  | { readonly type: 'names'; readonly names: readonly string[] }
+  | { readonly type: 'numbers'; readonly numbers: readonly number[] }
+  | { readonly type: 'prefix'; readonly prefix: AddressPrefix }
+  | { readonly type: 'addresses'; readonly first: IpAddress; readonly last: IpAddress }
+  /** A type of ICMP or ICMPv6 with its codes; `any` of iptables is type 255. */
+  | { readonly type: 'icmp'; readonly icmpType: number; readonly codes: NumberRange }
+  /** A set of ipset and which address or port of the packet stands for each of its dimensions. */
+  | { readonly type: 'set'; readonly name: string; readonly directions: readonly ('src' | 'dst')[] }
+  /** A limit: one packet each `period` ten-thousandths of a second (XT_LIMIT_SCALE). */
+  | { readonly type: 'rate'; readonly period: number };
 
 /** A mark operation: `(old & ~mask) ^ value` (net/netfilter/xt_mark.c). */
 export interface MarkChange {
@@ -118,6 +156,8 @@ export type Target =
   | { readonly kind: 'log'; readonly name: string; readonly words: readonly string[] }
   | { readonly kind: 'notrack'; readonly name: 'NOTRACK' | 'CT' }
   | { readonly kind: 'tproxy'; readonly port: number; readonly address: IpAddress | null; readonly change: MarkChange }
+  /** Any other target of iptables with its options. */
+  | { readonly kind: 'extension'; readonly name: string; readonly options: readonly ExtensionOption[] }
   | { readonly kind: 'unknown'; readonly name: string; readonly words: readonly string[] };
 
 /** The name of the match and of the target of a rule that could not be read. */

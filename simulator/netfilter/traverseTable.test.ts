@@ -1,33 +1,48 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
-import { toPortNumber } from '../../agent/protocol/scalars.ts';
-import type { Packet } from './packet.ts';
+import { Address } from './address.ts';
+import { compileTable } from './compileTable.ts';
+import type { MatchEnvironment } from './matchEnvironment.ts';
+import { MatchState } from './matchState.ts';
+import type { ConnectionView } from './packet.ts';
+import { Packet, TCP_FLAG_BITS } from './packet.ts';
+import { PROTOCOL } from './protocolNumbers.ts';
 import { readRuleSet } from './readRuleSet.ts';
-import type { TableResult } from './traverseTable.ts';
+import type { RuleVisit, TableVerdict } from './traverseTable.ts';
 import { traverseTable } from './traverseTable.ts';
 
-const PACKET: Packet = {
-  source: { address: toIpAddress('10.0.0.1'), port: toPortNumber(40_000) },
-  destination: { address: toIpAddress('10.0.0.2'), port: toPortNumber(8080) },
-  flags: ['SYN'],
-  inInterface: null,
-  outInterface: 'eth0',
-  mark: 0,
-  owner: { kind: 'socket', uid: 1000, gid: null },
-  connection: { state: 'NEW', mark: 0, sourceTranslated: false, destinationTranslated: false },
-};
+const SOCKET = { uid: 1000, gid: null, hasFile: true, mark: 0, cgroup: null, device: null };
 
-function send(rules: string, packet: Packet = PACKET): TableResult {
-  const [table] = readRuleSet(`*filter\n:OUTPUT ACCEPT [0:0]\n:A - [0:0]\n:B - [0:0]\n${rules}\nCOMMIT\n`).tables;
-  assert.ok(table !== undefined);
-  const result = traverseTable(table, 'OUTPUT', packet, { addressType: () => null });
-  assert.ok(result !== null);
-  return result;
+function syn(change: Partial<Pick<Packet, 'socket' | 'mark'>> = {}): Packet {
+  const packet: Packet = new Packet(Address.of(toIpAddress('10.0.0.1')), Address.of(toIpAddress('10.0.0.2')), PROTOCOL.tcp);
+  const connection: ConnectionView = { mark: 0, zone: 0, sourceTranslated: false, destinationTranslated: false };
+  return Object.assign(packet, { sourcePort: 40_000, destinationPort: 8080, tcpFlags: TCP_FLAG_BITS.SYN, outInterface: 'eth0', socket: SOCKET, tracking: { connection, isReply: false, state: 'NEW' }, ...change });
 }
 
-function path(result: TableResult): string {
-  return result.visits.map((visit) => `${visit.chain}:${visit.position ?? 'policy'}`).join(' ');
+interface Outcome {
+  readonly visits: readonly RuleVisit[];
+  readonly verdict: TableVerdict;
+  readonly packet: Packet;
+}
+
+function environment(): MatchEnvironment {
+  return {
+    hook: 'OUTPUT', now: 0, state: new MatchState(), addressType: () => null, reversePath: () => null, findSocket: () => undefined, assignSocket: () => null, countConnections: () => null, testSet: () => null,
+  };
+}
+
+function send(rules: string, packet: Packet = syn()): Outcome {
+  const [table] = readRuleSet(`*filter\n:OUTPUT ACCEPT [0:0]\n:A - [0:0]\n:B - [0:0]\n${rules}\nCOMMIT\n`).tables;
+  assert.ok(table !== undefined);
+  const visits: RuleVisit[] = [];
+  const verdict = traverseTable(compileTable(table), 'OUTPUT', packet, environment(), { visits, counters: null });
+  assert.ok(verdict !== null);
+  return { visits, verdict, packet };
+}
+
+function path({ visits }: Outcome): string {
+  return visits.map((visit) => `${visit.chain}:${visit.position ?? 'policy'}`).join(' ');
 }
 
 test('RETURN goes back to the caller, and in a built-in chain to the policy', () => {
@@ -40,14 +55,19 @@ test('goto does not come back to its chain, but to the caller of that', () => {
 });
 
 test('an unknown match neither matches nor fails: what happens then decides', () => {
-  const same = send('-A OUTPUT -m string --string x -j ACCEPT');
+  const same = send('-A OUTPUT -m strange --like x -j ACCEPT');
   assert.deepEqual(same.verdict, { kind: 'accept' });
   assert.match(same.visits[0]?.reason ?? '', /makes no difference/);
-  const differs = send('-A OUTPUT -m string --string x -j DROP');
+  const differs = send('-A OUTPUT -m strange --like x -j DROP');
   assert.equal(differs.verdict.kind, 'unknown');
-  assert.match(JSON.stringify(differs.verdict), /match string in '-A OUTPUT -m string --string x -j DROP'/);
-  assert.deepEqual(send('-A OUTPUT -m string --string x -p udp -j DROP').verdict, { kind: 'accept' }, 'what fails otherwise does not depend on it');
-  assert.equal(send('-A OUTPUT -m string --string x -j MARK --set-mark 1').verdict.kind, 'unknown', 'a mark may matter later');
+  assert.match(JSON.stringify(differs.verdict), /match strange in '-A OUTPUT -m strange --like x -j DROP'/);
+  assert.deepEqual(send('-A OUTPUT -m strange --like x -p udp -j DROP').verdict, { kind: 'accept' }, 'what fails otherwise does not depend on it');
+  assert.equal(send('-A OUTPUT -m strange --like x -j MARK --set-mark 1').verdict.kind, 'unknown', 'a mark may matter later');
+});
+
+test('what is unknown inside of a chain that was gone to comes back as the chain does', () => {
+  assert.equal(send('-A OUTPUT -g A\n-A OUTPUT -j DROP\n-A A -m strange --like x -j RETURN').verdict.kind, 'accept');
+  assert.equal(send('-A OUTPUT -j A\n-A OUTPUT -j DROP\n-A A -m strange --like x -j RETURN\n-A A -j RETURN').verdict.kind, 'drop');
 });
 
 test('what the snapshot does not tell is unknown, negated or not', () => {
@@ -59,9 +79,8 @@ test('what the snapshot does not tell is unknown, negated or not', () => {
 });
 
 test('a packet without a socket matches only what is negated of its owner', () => {
-  const packet: Packet = { ...PACKET, owner: { kind: 'none' } };
-  assert.equal(send('-A OUTPUT -m owner --uid-owner 1000 -j DROP', packet).verdict.kind, 'accept');
-  assert.equal(send('-A OUTPUT -m owner ! --uid-owner 1337 -j DROP', packet).verdict.kind, 'drop');
+  assert.equal(send('-A OUTPUT -m owner --uid-owner 1000 -j DROP', syn({ socket: null })).verdict.kind, 'accept');
+  assert.equal(send('-A OUTPUT -m owner ! --uid-owner 1337 -j DROP', syn({ socket: null })).verdict.kind, 'drop');
 });
 
 test('conditions are compared in order up to the first that fails', () => {
@@ -73,9 +92,10 @@ test('conditions are compared in order up to the first that fails', () => {
 });
 
 test('marks follow their masks', () => {
-  assert.equal(send('-A OUTPUT -j MARK --set-mark 0x0f/0x0c', { ...PACKET, mark: 0xf0 }).notes.mark, 0xff);
-  const result = send('-A OUTPUT -j MARK --set-xmark 0x80000000/0xffffffff\n-A OUTPUT -j CONNMARK --save-mark');
-  assert.deepEqual(result.notes, { mark: 0x8000_0000, connectionMark: 0x8000_0000, untracked: false });
+  assert.equal(send('-A OUTPUT -j MARK --set-mark 0x0f/0x0c', syn({ mark: 0xf0 })).packet.mark, 0xff);
+  const { packet } = send('-A OUTPUT -j MARK --set-xmark 0x80000000/0xffffffff\n-A OUTPUT -j CONNMARK --save-mark');
+  assert.equal(packet.mark, 0x8000_0000);
+  assert.equal(packet.tracking?.connection.mark, 0x8000_0000);
 });
 
 test('rules that no kernel takes come to an end', () => {

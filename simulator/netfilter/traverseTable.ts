@@ -1,15 +1,21 @@
-import type { Condition, Decision, Hook } from '../../agent/protocol/trace.ts';
-import { compareMatches } from './compareMatch.ts';
-import type { MatchContext, Packet } from './packet.ts';
-import type { Chain, MarkChange, Rule, Table, Target } from './ruleSet.ts';
-import { writeTarget } from './writeRuleSet.ts';
+import type { Condition, Decision, Hook, PacketState } from '../../agent/protocol/trace.ts';
+import { FAILED, MATCHED, UNKNOWN } from './compileMatch.ts';
+import type { MatchResult } from './compileMatch.ts';
+import type { CompiledChain, CompiledRule, CompiledTable } from './compileTable.ts';
+import type { TargetEffect } from './applyTarget.ts';
+import { applyTarget } from './applyTarget.ts';
+import type { MatchEnvironment } from './matchEnvironment.ts';
+import type { Packet, PacketTracking, ZoneRule } from './packet.ts';
+import type { Rule, Target } from './ruleSet.ts';
 
 /** How many rules one packet may meet in one table before it is given up: nested jumps can multiply without end. */
 export const MAX_RULES_VISITED = 100_000;
+/** How deep jumps may nest; the kernel refuses rule sets that go deeper long before (net/netfilter/x_tables.c, xt_jumpstack_alloc). */
+const MAX_DEPTH = 10_000;
 const MAX_FORKS = 64;
 
 /** A NAT target that was met: what it does depends on addresses and routes, which the caller knows. */
-export type NatTarget = Extract<Target, { kind: 'redirect' | 'dnat' | 'snat' | 'masquerade' }>;
+export type NatTarget = Extract<Target, { kind: 'redirect' | 'dnat' | 'snat' | 'masquerade' | 'extension' }>;
 
 /** What a table decides for a packet. */
 export type TableVerdict =
@@ -18,15 +24,6 @@ export type TableVerdict =
   | { readonly kind: 'reject'; readonly with: string }
   | { readonly kind: 'nat'; readonly target: NatTarget }
   | { readonly kind: 'unknown'; readonly dependsOn: string };
-
-/** What rules change without ending the table. */
-export interface PacketNotes {
-  readonly mark: number;
-  /** The mark of the connection; as it came where no rule changed it. */
-  readonly connectionMark: number;
-  /** CT --notrack: conntrack leaves the packet alone. */
-  readonly untracked: boolean;
-}
 
 /** One rule, or one policy (`rule` null), that the packet met. */
 export interface RuleVisit {
@@ -37,240 +34,301 @@ export interface RuleVisit {
   readonly conditions: readonly Condition[];
   readonly decision: Decision;
   readonly reason: string;
-  readonly before: PacketNotes;
-  readonly after: PacketNotes;
+  readonly before: PacketState;
+  readonly after: PacketState;
 }
 
-export interface TableResult {
-  readonly visits: readonly RuleVisit[];
-  readonly verdict: TableVerdict;
-  readonly notes: PacketNotes;
+/** Counts what rules match, by the ids of a compiled table. */
+export interface RuleCounters {
+  readonly packets: Float64Array;
+  readonly bytes: Float64Array;
 }
+
+/** What a traversal writes to; both may be absent. */
+export interface TraversalSinks {
+  /** Gets every rule that the packet meets. Without it only the verdict is found, many times faster. */
+  readonly visits: RuleVisit[] | null;
+  readonly counters: RuleCounters | null;
+}
+
+const NO_SINKS: TraversalSinks = { visits: null, counters: null };
 
 /**
- * Sends a packet through the chain of a table at a hook (net/ipv4/netfilter/ip_tables.c, ipt_do_table). Where a rule is
- * unknown, both ways are followed: where they end the same, that is the answer, else the verdict is unknown and names
- * what it depends on. Gives null where the table has no chain at this hook.
+ * Sends a packet through the chain of a table at a hook (net/ipv4/netfilter/ip_tables.c, ipt_do_table); targets change the
+ * packet as they go. Where a rule is unknown, both ways are followed: where they end the same, that is the answer, else the
+ * verdict is unknown and names what it depends on. Gives null where the table has no chain at this hook.
  */
-export function traverseTable(table: Table, hook: Hook, packet: Packet, context: MatchContext): TableResult | null {
-  const base = table.chains.get(hook);
+export function traverseTable(table: CompiledTable, hook: Hook, packet: Packet, environment: MatchEnvironment, sinks: TraversalSinks = NO_SINKS): TableVerdict | null {
+  const base = table.bases.get(hook);
   if (base === undefined) {
     return null;
   }
-  const notes: PacketNotes = { mark: packet.mark, connectionMark: packet.connection?.mark ?? 0, untracked: false };
-  return new Traversal(table, packet, context).run({ stack: [{ chain: base, next: 0 }], notes });
+  return new Traversal(table, packet, environment, sinks).run([], base, 0, sinks.visits);
 }
 
 interface Frame {
-  readonly chain: Chain;
+  readonly chain: CompiledChain;
   readonly next: number;
+  /** Indices into the candidates of the chain, where it is indexed. */
+  readonly candidates: readonly number[] | null;
 }
 
-/** Where a packet is: the chains that it is in, the innermost last, and what was noted. */
-interface Position {
-  readonly stack: readonly Frame[];
-  readonly notes: PacketNotes;
-}
-
-type TargetEffect =
-  | { readonly kind: 'go'; readonly position: Position; readonly decision: Decision; readonly reason: string }
-  | { readonly kind: 'end'; readonly verdict: TableVerdict; readonly decision: Decision; readonly reason: string };
+const ACCEPT: TableVerdict = { kind: 'accept' };
+const DROP: TableVerdict = { kind: 'drop' };
 
 class Traversal {
-  readonly #table: Table;
+  readonly #table: CompiledTable;
   readonly #packet: Packet;
-  readonly #context: MatchContext;
+  readonly #environment: MatchEnvironment;
+  readonly #sinks: TraversalSinks;
   #visited = 0;
   #forks = 0;
 
-  constructor(table: Table, packet: Packet, context: MatchContext) {
+  constructor(table: CompiledTable, packet: Packet, environment: MatchEnvironment, sinks: TraversalSinks) {
     this.#table = table;
     this.#packet = packet;
-    this.#context = context;
+    this.#environment = environment;
+    this.#sinks = sinks;
   }
 
-  run(start: Position): TableResult {
-    const visits: RuleVisit[] = [];
-    let position = start;
+  /**
+   * Walks on from a rule. `stack` has the chains to come back to, and is changed. `next` is a position in the chain, or where
+   * `candidates` are given an index into them.
+   */
+  run(stack: Frame[], startChain: CompiledChain, start: number, visits: RuleVisit[] | null, startCandidates?: readonly number[] | null): TableVerdict {
+    const packet = this.#packet;
+    let chain = startChain;
+    let next = start;
+    let candidates = startCandidates === undefined ? this.#candidatesOf(chain, visits) : startCandidates;
+    let base = stack[0]?.chain ?? chain;
     for (;;) {
-      const frame = position.stack.at(-1);
-      if (frame === undefined) {
-        throw new RangeError('a packet left its base chain without a verdict');
-      }
-      const rule = frame.chain.rules[frame.next];
+      const position = candidates === null ? next : candidates[next];
+      const rule = position === undefined ? undefined : chain.rules[position];
       if (rule === undefined) {
-        const left = leaveChain(position);
-        if (left !== undefined) {
-          position = left;
-          continue;
+        const frame = stack.pop();
+        if (frame === undefined) {
+          return this.#applyPolicy(chain.policy === null ? base : chain, visits);
         }
-        const verdict: TableVerdict = { kind: frame.chain.policy === 'DROP' ? 'drop' : 'accept' };
-        visits.push(policyVisit(frame.chain, position.notes));
-        return { visits, verdict, notes: position.notes };
-      }
-      this.#visited += 1;
-      if (this.#visited > MAX_RULES_VISITED) {
-        return { visits, verdict: unknown(`table ${this.#table.name}: the packet meets more than ${MAX_RULES_VISITED} rules`), notes: position.notes };
-      }
-      const { conditions, result } = compareMatches(rule.matches, this.#noted(position.notes), this.#context);
-      const skipped: Position = { ...position, stack: [...position.stack.slice(0, -1), { ...frame, next: frame.next + 1 }] };
-      const record = (decision: Decision, reason: string, after: PacketNotes): void => {
-        visits.push({ chain: frame.chain.name, rule, position: frame.next + 1, conditions, decision, reason, before: position.notes, after });
-      };
-      if (result === 'failed') {
-        record({ kind: 'continue' }, failedReason(conditions), position.notes);
-        position = skipped;
+        ({ chain, next, candidates } = frame);
         continue;
       }
-      const effect = this.#apply(rule.target, skipped);
-      if (result === 'unknown') {
-        const forked = this.#fork(rule, conditions, effect, skipped);
-        record(forked.decision, forked.reason, position.notes);
-        return { ...forked.rest, visits: [...visits, ...forked.rest.visits] };
+      next += 1;
+      this.#visited += 1;
+      if (this.#visited > MAX_RULES_VISITED) {
+        return { kind: 'unknown', dependsOn: `table ${this.#table.table.name}: the packet meets more than ${MAX_RULES_VISITED} rules` };
       }
-      record(effect.decision, effect.reason, effect.kind === 'go' ? effect.position.notes : position.notes);
-      if (effect.kind === 'end') {
-        return { visits, verdict: effect.verdict, notes: position.notes };
+      const conditions: Condition[] | null = visits === null ? null : [];
+      const result = this.#compare(rule, conditions);
+      if (result === FAILED) {
+        if (visits !== null && conditions !== null) {
+          const state = packet.state();
+          visits.push({ chain: chain.name, rule: rule.rule, position: rule.position, conditions, decision: CONTINUE, reason: failedReason(conditions), before: state, after: state });
+        }
+        continue;
       }
-      position = effect.position;
+      if (result === UNKNOWN) {
+        return this.#fork(rule, stack, { chain, next, candidates }, base, visits, conditions);
+      }
+      this.#count(rule);
+      const before = visits === null ? null : packet.state();
+      const effect = this.#effectOf(rule, stack, chain);
+      if (visits !== null && before !== null && conditions !== null) {
+        visits.push({ chain: chain.name, rule: rule.rule, position: rule.position, conditions, decision: effect.decision, reason: effect.reason, before, after: packet.state() });
+      }
+      switch (effect.kind) {
+        case 'next':
+          break;
+        case 'end':
+          return effect.verdict;
+        case 'return': {
+          const frame = stack.pop();
+          if (frame === undefined) {
+            return this.#applyPolicy(base, visits);
+          }
+          ({ chain, next, candidates } = frame);
+          break;
+        }
+        case 'jump':
+          if (!effect.goto) {
+            stack.push({ chain, next, candidates });
+          } else if (stack.length === 0) {
+            base = chain.policy === null ? base : chain;
+          }
+          chain = effect.chain;
+          next = 0;
+          candidates = this.#candidatesOf(chain, visits);
+      }
     }
+  }
+
+  /** Rules that are indexed are found, not walked, unless every one of them is to be shown. */
+  #candidatesOf(chain: CompiledChain, visits: RuleVisit[] | null): readonly number[] | null {
+    return visits === null && chain.index !== null ? chain.index.candidates(this.#packet) : null;
+  }
+
+  #compare(rule: CompiledRule, conditions: Condition[] | null): MatchResult {
+    let result: MatchResult = MATCHED;
+    for (const match of rule.matches) {
+      const compared = match.test(this.#packet, this.#environment);
+      if (conditions !== null) {
+        conditions.push({ what: match.what, wanted: match.wanted, actual: match.actual(this.#packet, this.#environment), result: RESULT_NAMES[compared] });
+      }
+      if (compared === FAILED) {
+        return FAILED;
+      }
+      if (compared === UNKNOWN) {
+        result = UNKNOWN;
+      }
+    }
+    return result;
+  }
+
+  #count(rule: CompiledRule): void {
+    const { counters } = this.#sinks;
+    if (counters !== null) {
+      counters.packets[rule.id] = (counters.packets[rule.id] ?? 0) + 1;
+      counters.bytes[rule.id] = (counters.bytes[rule.id] ?? 0) + this.#packet.length;
+    }
+  }
+
+  #effectOf(rule: CompiledRule, stack: readonly Frame[], chain: CompiledChain): TargetEffect {
+    const { target } = rule;
+    if (target.kind !== 'chain') {
+      return applyTarget(rule, this.#packet, this.#environment, this.#table.table.name, stack.at(-1)?.chain.name ?? null, chain.name);
+    }
+    const problem =
+      rule.next === undefined ? `the chain ${target.name} is missing`
+      : stack.length >= MAX_DEPTH || rule.next === chain || stack.some((frame) => frame.chain === rule.next) ? `the chain ${target.name} jumps back to itself`
+      : null;
+    if (problem !== null || rule.next === undefined) {
+      const dependsOn = problem ?? '';
+      return { kind: 'end', verdict: { kind: 'unknown', dependsOn }, decision: { kind: 'unknown', dependsOn }, reason: `${dependsOn}: no kernel loads such a rule set.` };
+    }
+    const reason = target.goto ? `Goes on in ${target.name} and does not come back here.` : `Goes on in ${target.name}.`;
+    return { kind: 'jump', chain: rule.next, goto: target.goto, decision: { kind: 'jump', chain: target.name, goto: target.goto }, reason };
   }
 
   /** Follows an unknown rule as matched and as not matched. */
-  #fork(rule: Rule, conditions: readonly Condition[], effect: TargetEffect, skipped: Position): { decision: Decision; reason: string; rest: TableResult } {
-    const dependsOn = `${unknownConditions(conditions)} in '${rule.text}'`;
+  #fork(rule: CompiledRule, stack: readonly Frame[], after: Frame, base: CompiledChain, visits: RuleVisit[] | null, conditions: Condition[] | null): TableVerdict {
+    const packet = this.#packet;
+    const what = unknownMatches(rule, packet, this.#environment, conditions);
+    const dependsOn = `${what} in '${rule.rule.text}'`;
+    const before = visits === null ? null : packet.state();
+    const visit = (decision: Decision, reason: string): void => {
+      if (visits !== null && before !== null) {
+        visits.push({ chain: after.chain.name, rule: rule.rule, position: rule.position, conditions: conditions ?? [], decision, reason, before, after: before });
+      }
+    };
     this.#forks += 1;
     if (this.#forks > MAX_FORKS) {
-      const verdict = unknown(`more than ${MAX_FORKS} rules that are not known, of which ${dependsOn}`);
-      return { decision: { kind: 'unknown', dependsOn }, reason: 'Too many rules of this table are not known.', rest: { visits: [], verdict, notes: skipped.notes } };
+      visit({ kind: 'unknown', dependsOn }, 'Too many rules of this table are not known.');
+      return { kind: 'unknown', dependsOn: `more than ${MAX_FORKS} rules that are not known, of which ${dependsOn}` };
     }
-    const otherwise = this.run(skipped);
-    const matched: TableResult =
-      effect.kind === 'end' ? { visits: [], verdict: effect.verdict, notes: skipped.notes } : this.run(effect.position);
-    if (sameOutcome(matched, otherwise)) {
-      return { decision: { kind: 'continue' }, reason: `Whether ${dependsOn} matches is not known, and makes no difference here.`, rest: otherwise };
+    const saved = saveEffects(packet);
+    const stateBefore = this.#environment.state.fork();
+    const otherwiseVisits: RuleVisit[] | null = visits === null ? null : [];
+    const withBase = (frames: readonly Frame[]): Frame[] => [...frames];
+    const otherwise = this.#runFrom(withBase(stack), after, base, otherwiseVisits);
+    const otherwiseEffects = saveEffects(packet);
+    const otherwiseState = this.#environment.state.fork();
+    restoreEffects(packet, saved);
+    this.#environment.state.become(stateBefore);
+    const matched = this.#runMatched(rule, withBase(stack), after, base);
+    const isSame = otherwise.kind !== 'unknown' && sameVerdict(matched, otherwise) && sameEffects(saveEffects(packet), otherwiseEffects);
+    restoreEffects(packet, otherwiseEffects);
+    this.#environment.state.merge(otherwiseState);
+    if (isSame) {
+      visit(CONTINUE, `Whether ${dependsOn} matches is not known, and makes no difference here.`);
+      visits?.push(...(otherwiseVisits ?? []));
+      return otherwise;
     }
-    const rest: TableResult = { visits: [], verdict: unknown(dependsOn), notes: skipped.notes };
-    return { decision: { kind: 'unknown', dependsOn }, reason: `It is not known whether ${dependsOn} matches, and what happens then differs.`, rest };
+    restoreEffects(packet, saved);
+    visit({ kind: 'unknown', dependsOn }, `It is not known whether ${dependsOn} matches, and what happens then differs.`);
+    return { kind: 'unknown', dependsOn: otherwise.kind === 'unknown' && sameVerdict(matched, otherwise) ? otherwise.dependsOn : dependsOn };
   }
 
-  #noted(notes: PacketNotes): Packet {
-    const { connection } = this.#packet;
-    return { ...this.#packet, mark: notes.mark, connection: connection === null ? null : { ...connection, mark: notes.connectionMark } };
+  #runFrom(stack: Frame[], frame: Frame, base: CompiledChain, visits: RuleVisit[] | null): TableVerdict {
+    return this.run(stack.length === 0 && base !== frame.chain ? [{ chain: base, next: base.rules.length, candidates: null }] : stack, frame.chain, frame.next, visits, frame.candidates);
   }
 
-  #apply(target: Target, skipped: Position): TargetEffect {
-    const text = writeTarget(target).join(' ');
-    switch (target.kind) {
-      case 'none':
-        return { kind: 'go', position: skipped, decision: { kind: 'continue' }, reason: 'The rule has no target: it counts the packet, and the next rule is asked.' };
-      case 'log':
-        return { kind: 'go', position: skipped, decision: { kind: 'note', target: target.name }, reason: `${target.name} notes the packet; the next rule is asked.` };
-      case 'accept':
-        return end({ kind: 'accept' }, { kind: 'verdict', verdict: 'ACCEPT' }, `ACCEPT ends ${this.#table.name} at this hook; later tables are still asked.`);
-      case 'drop':
-        return end({ kind: 'drop' }, { kind: 'verdict', verdict: 'DROP' }, 'DROP: the packet disappears and nobody is told.');
-      case 'reject':
-        return end({ kind: 'reject', with: target.with }, { kind: 'verdict', verdict: 'REJECT' }, `REJECT: the packet is dropped and its sender is told (${target.with}).`);
-      case 'redirect':
-      case 'dnat':
-      case 'snat':
-      case 'masquerade':
-        return end({ kind: 'nat', target }, { kind: 'rewrite', target: text.slice(3) }, `${text.slice(3)} applies.`);
-      case 'mark':
-        return this.#note(skipped, { ...skipped.notes, mark: changeMark(skipped.notes.mark, target.change) }, 'MARK');
-      case 'connectionMark':
-        return this.#applyConnectionMark(target, skipped);
-      case 'notrack':
-        return this.#note(skipped, { ...skipped.notes, untracked: true }, 'NOTRACK');
-      case 'tproxy':
-      case 'unknown':
-        return end(unknown(`what '${text}' does`), { kind: 'unknown', dependsOn: text }, `What '${text}' does is not modelled.`);
-      case 'return':
-        return this.#return(skipped);
-      case 'chain':
-        return this.#jump(target, skipped);
+  #runMatched(rule: CompiledRule, stack: Frame[], after: Frame, base: CompiledChain): TableVerdict {
+    const effect = this.#effectOf(rule, stack, after.chain);
+    switch (effect.kind) {
+      case 'end':
+        return effect.verdict;
+      case 'next':
+        return this.#runFrom(stack, after, base, null);
+      case 'return': {
+        const frame = stack.pop();
+        return frame === undefined ? this.#applyPolicy(base, null) : this.#runFrom(stack, frame, base, null);
+      }
+      case 'jump': {
+        const frames = effect.goto ? stack : [...stack, after];
+        return this.#runFrom(frames, { chain: effect.chain, next: 0, candidates: this.#candidatesOf(effect.chain, null) }, base, null);
+      }
     }
   }
 
-  #note(skipped: Position, notes: PacketNotes, name: string): TargetEffect {
-    const changes = [
-      ...(notes.mark === skipped.notes.mark ? [] : [`the packet mark is now 0x${notes.mark.toString(16)}`]),
-      ...(notes.connectionMark === skipped.notes.connectionMark ? [] : [`the connection mark is now 0x${notes.connectionMark.toString(16)}`]),
-      ...(notes.untracked === skipped.notes.untracked ? [] : ['conntrack leaves this packet alone']),
-    ];
-    const what = changes.length === 0 ? 'nothing changes' : changes.join(' and ');
-    return { kind: 'go', position: { ...skipped, notes }, decision: { kind: 'note', target: name }, reason: `${name}: ${what}; the next rule is asked.` };
-  }
-
-  /** net/netfilter/xt_connmark.c, connmark_tg_shift: without a connection nothing happens. */
-  #applyConnectionMark(target: Extract<Target, { kind: 'connectionMark' }>, skipped: Position): TargetEffect {
-    const { notes } = skipped;
-    if (this.#packet.connection === null) {
-      return this.#note(skipped, notes, 'CONNMARK');
+  #applyPolicy(chain: CompiledChain, visits: RuleVisit[] | null): TableVerdict {
+    const policy = chain.policy ?? 'ACCEPT';
+    if (visits !== null) {
+      const state = this.#packet.state();
+      const rest = policy === 'DROP' ? 'the packet disappears.' : 'the next table is asked.';
+      visits.push({
+        chain: chain.name, rule: null, position: null, conditions: [], decision: { kind: 'verdict', verdict: policy },
+        reason: `No rule of ${chain.name} decided; its policy ${policy} does: ${rest}`, before: state, after: state,
+      });
     }
-    if (target.action === 'set') {
-      return this.#note(skipped, { ...notes, connectionMark: changeMark(notes.connectionMark, target.change) }, 'CONNMARK');
-    }
-    if (target.action === 'save') {
-      const connectionMark = ((notes.connectionMark & ~target.connectionMask) ^ (notes.mark & target.packetMask)) >>> 0;
-      return this.#note(skipped, { ...notes, connectionMark }, 'CONNMARK');
-    }
-    const mark = ((notes.mark & ~target.packetMask) ^ (notes.connectionMark & target.connectionMask)) >>> 0;
-    return this.#note(skipped, { ...notes, mark }, 'CONNMARK');
-  }
-
-  #return(skipped: Position): TargetEffect {
-    const frame = skipped.stack.at(-1);
-    const left = leaveChain(skipped);
-    if (left !== undefined) {
-      return { kind: 'go', position: left, decision: { kind: 'return' }, reason: `RETURN: back to ${left.stack.at(-1)?.chain.name ?? ''}.` };
-    }
-    // In a built-in chain RETURN goes to the policy: move to the end of the chain.
-    const stack = skipped.stack.map((entry) => ({ ...entry, next: entry.chain.rules.length }));
-    return { kind: 'go', position: { ...skipped, stack }, decision: { kind: 'return' }, reason: `RETURN in ${frame?.chain.name ?? ''}: its policy decides.` };
-  }
-
-  #jump(target: Extract<Target, { kind: 'chain' }>, skipped: Position): TargetEffect {
-    const chain = this.#table.chains.get(target.name);
-    const decision: Decision = { kind: 'jump', chain: target.name, goto: target.goto };
-    if (chain === undefined || skipped.stack.some((frame) => frame.chain === chain)) {
-      const problem = chain === undefined ? `the chain ${target.name} is missing` : `the chain ${target.name} jumps back to itself`;
-      return end(unknown(problem), { kind: 'unknown', dependsOn: problem }, `${problem}: no kernel loads such a rule set.`);
-    }
-    const stack = target.goto ? skipped.stack.slice(0, -1) : skipped.stack;
-    // goto in a built-in chain comes back to that chain's policy, so the frame stays, at its end.
-    const kept = target.goto && stack.length === 0 ? skipped.stack.map((frame) => ({ ...frame, next: frame.chain.rules.length })) : stack;
-    const reason = target.goto ? `Goes on in ${target.name} and does not come back here.` : `Goes on in ${target.name}.`;
-    return { kind: 'go', position: { ...skipped, stack: [...kept, { chain, next: 0 }] }, decision, reason };
+    return policy === 'DROP' ? DROP : ACCEPT;
   }
 }
 
-function leaveChain(position: Position): Position | undefined {
-  return position.stack.length > 1 ? { ...position, stack: position.stack.slice(0, -1) } : undefined;
+const CONTINUE: Decision = { kind: 'continue' };
+const RESULT_NAMES = ['failed', 'matched', 'unknown'] as const;
+
+/** What rules may change of a packet without ending its table. */
+interface Effects {
+  readonly mark: number;
+  readonly connectionMark: number;
+  readonly untracked: boolean;
+  readonly zoneRule: ZoneRule | null;
+  readonly ttl: number;
+  readonly tos: number;
+  readonly mss: number | null;
+  readonly assigned: object | null;
+  readonly tracking: PacketTracking | null;
 }
 
-function end(verdict: TableVerdict, decision: Decision, reason: string): TargetEffect {
-  return { kind: 'end', verdict, decision, reason };
+function saveEffects(packet: Packet): Effects {
+  return {
+    mark: packet.mark, connectionMark: packet.tracking?.connection.mark ?? 0, untracked: packet.untracked, zoneRule: packet.zoneRule, ttl: packet.ttl, tos: packet.tos,
+    mss: packet.mss, assigned: packet.assigned, tracking: packet.tracking,
+  };
 }
 
-function unknown(dependsOn: string): TableVerdict {
-  return { kind: 'unknown', dependsOn };
+function restoreEffects(packet: Packet, effects: Effects): void {
+  packet.mark = effects.mark;
+  packet.tracking = effects.tracking;
+  if (packet.tracking !== null) {
+    packet.tracking.connection.mark = effects.connectionMark;
+  }
+  packet.untracked = effects.untracked;
+  packet.zoneRule = effects.zoneRule;
+  packet.ttl = effects.ttl;
+  packet.tos = effects.tos;
+  packet.mss = effects.mss;
+  packet.assigned = effects.assigned;
 }
 
-/** net/netfilter/xt_mark.c: (old & ~mask) ^ value. */
-function changeMark(old: number, change: MarkChange): number {
-  return ((old & ~change.mask) ^ change.value) >>> 0;
-}
-
-function sameOutcome(left: TableResult, right: TableResult): boolean {
+function sameEffects(left: Effects, right: Effects): boolean {
   return (
-    left.verdict.kind !== 'unknown' &&
-    JSON.stringify(left.verdict) === JSON.stringify(right.verdict) &&
-    left.notes.mark === right.notes.mark &&
-    left.notes.connectionMark === right.notes.connectionMark &&
-    left.notes.untracked === right.notes.untracked
+    left.mark === right.mark && left.connectionMark === right.connectionMark && left.untracked === right.untracked && left.zoneRule?.id === right.zoneRule?.id && left.ttl === right.ttl &&
+    left.tos === right.tos && left.mss === right.mss && left.assigned === right.assigned
   );
+}
+
+function sameVerdict(left: TableVerdict, right: TableVerdict): boolean {
+  return left === right || JSON.stringify(left) === JSON.stringify(right);
 }
 
 function failedReason(conditions: readonly Condition[]): string {
@@ -278,24 +336,9 @@ function failedReason(conditions: readonly Condition[]): string {
   return failed === undefined ? 'The rule does not match.' : `Not this rule: ${failed.what} is ${failed.actual}, wanted ${failed.wanted}.`;
 }
 
-function unknownConditions(conditions: readonly Condition[]): string {
-  return conditions
-    .filter((condition) => condition.result === 'unknown')
-    .map((condition) => condition.what)
-    .join(' and ');
-}
-
-function policyVisit(chain: Chain, notes: PacketNotes): RuleVisit {
-  const policy = chain.policy ?? 'ACCEPT';
-  const rest = policy === 'DROP' ? 'the packet disappears.' : 'the next table is asked.';
-  return {
-    chain: chain.name,
-    rule: null,
-    position: null,
-    conditions: [],
-    decision: { kind: 'verdict', verdict: policy },
-    reason: `No rule of ${chain.name} decided; its policy ${policy} does: ${rest}`,
-    before: notes,
-    after: notes,
-  };
+function unknownMatches(rule: CompiledRule, packet: Packet, environment: MatchEnvironment, conditions: readonly Condition[] | null): string {
+  const names = conditions === null
+    ? rule.matches.filter((match) => !match.isStateful && match.test(packet, environment) === UNKNOWN).map(({ what }) => what)
+    : conditions.filter(({ result }) => result === 'unknown').map(({ what }) => what);
+  return names.length === 0 ? rule.matches.filter(({ isStateful }) => isStateful).map(({ what }) => what).join(' and ') : names.join(' and ');
 }

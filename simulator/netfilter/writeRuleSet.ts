@@ -71,6 +71,8 @@ export function writeTarget(target: Target): string[] {
     case 'log':
     case 'unknown':
       return ['-j', target.name, ...target.words.map(writeWord)];
+    case 'extension':
+      return ['-j', target.name];
   }
 }
 
@@ -120,6 +122,11 @@ function matchOption(match: Match): string {
       return `--${match.which === 'source' ? 'src' : 'dst'}-type ${match.types.join(',')}`;
     case 'comment':
       return `--comment ${quoteWord(match.text)}`;
+    case 'tcpOption':
+    case 'supplementaryGroups':
+    case 'addressTypeInterface':
+    case 'extension':
+      return '';
     case 'unknown':
       return [...(match.module === '' ? [] : [`-m ${writeWord(match.module)}`]), ...match.words.map(writeWord)].join(' ');
   }

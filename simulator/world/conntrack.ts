@@ -1,94 +1,290 @@
-import type { Endpoint } from '../../agent/protocol/scalars.ts';
-import type { ConntrackEntry, ConntrackTuple } from '../../agent/protocol/snapshot.ts';
+import type { ConntrackEntry } from '../../agent/protocol/snapshot.ts';
+import type { ConnectionView, ZoneRule } from '../netfilter/packet.ts';
+import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
+import type { TcpState } from './tcpState.ts';
+import { isTcpState } from './tcpState.ts';
+import type { Tuple } from './tuple.ts';
+import { endpointsOf, invertKnownTuple, sameTuple, tupleKey, tupleOfEndpoints } from './tuple.ts';
 
-export type TrackedDirection = 'original' | 'reply';
+/** The zone of a connection. */
+export type Zone = ZoneRule;
 
-/** A connection as conntrack keeps it. `reply` is what answers carry: NAT is the difference to `original` turned round. */
-export interface TrackedConnection {
-  readonly original: ConntrackTuple;
-  reply: ConntrackTuple;
-  mark: number;
-  seenReply: boolean;
-  /** Whether NAT of the destination, or of the source, was decided: it is never decided twice. */
-  destinationBound: boolean;
-  sourceBound: boolean;
-  confirmed: boolean;
-}
+/** Zone 0, which everything is in that no CT --zone names. */
+export const DEFAULT_ZONE: Zone = { id: 0, directions: 'both' };
 
 /**
- * The connection tracking table of one network namespace while a flow is simulated: what the snapshot has, and what the
- * flow adds. TCP windows and timeouts are not modelled.
+ * A connection as conntrack keeps it (include/net/netfilter/nf_conntrack.h). `reply` is what answers carry: NAT is the
+ * difference to `original` turned round.
+ */
+export class Connection implements ConnectionView {
+  readonly original: Tuple;
+  reply: Tuple;
+  readonly zoneRule: Zone;
+  mark = 0;
+  seenReply = false;
+  assured = false;
+  confirmed = false;
+  /** Whether NAT of the source, or of the destination, changes anything (IPS_SRC_NAT, IPS_DST_NAT). */
+  sourceTranslated = false;
+  destinationTranslated = false;
+  /** Whether NAT was decided: it is never decided twice (IPS_SRC_NAT_DONE, IPS_DST_NAT_DONE). */
+  sourceBound = false;
+  destinationBound = false;
+  tcpState: TcpState | null = null;
+  /** Whether a side asked to close: a new SYN then opens anew. */
+  closing = false;
+  /** Packets and bytes of each direction, where the simulation saw them. */
+  packets: [number, number] = [0, 0];
+  bytes: [number, number] = [0, 0];
+  /** Whether it was in the table before the simulation began: its counters are then not known. */
+  readonly isOld: boolean;
+
+  constructor(original: Tuple, reply: Tuple, zoneRule: Zone, isOld: boolean) {
+    this.original = original;
+    this.reply = reply;
+    this.zoneRule = zoneRule;
+    this.isOld = isOld;
+  }
+
+  get zone(): number {
+    return this.zoneRule.id;
+  }
+
+  /** The zone that a direction is looked up in. */
+  zoneOf(isReply: boolean): number {
+    const { id, directions } = this.zoneRule;
+    return directions === 'both' || directions === (isReply ? 'reply' : 'original') ? id : 0;
+  }
+
+  copy(): Connection {
+    const copy = new Connection(this.original, this.reply, this.zoneRule, this.isOld);
+    copy.mark = this.mark;
+    copy.seenReply = this.seenReply;
+    copy.assured = this.assured;
+    copy.confirmed = this.confirmed;
+    copy.sourceTranslated = this.sourceTranslated;
+    copy.destinationTranslated = this.destinationTranslated;
+    copy.sourceBound = this.sourceBound;
+    copy.destinationBound = this.destinationBound;
+    copy.tcpState = this.tcpState;
+    copy.closing = this.closing;
+    copy.packets = [...this.packets];
+    copy.bytes = [...this.bytes];
+    return copy;
+  }
+}
+
+/** A connection with the direction that a tuple belongs to. */
+export interface FoundConnection {
+  readonly connection: Connection;
+  readonly isReply: boolean;
+}
+
+/** Connections by their two keys; null stands for one that was removed. Layers below others are never changed. */
+interface Layer {
+  readonly originals: Map<string, Connection | null>;
+  readonly replies: Map<string, Connection | null>;
+  readonly bySource: Map<string, readonly Connection[]>;
+}
+
+/** More layers than this are merged, so that looking up stays quick. */
+const MAX_LAYERS = 4;
+
+/**
+ * The connection tracking table of one network namespace. A fork shares what it has until one of the two changes it. TCP
+ * windows and timeouts are not modelled: an entry stays until a packet ends it.
  */
 export class ConnectionTracker {
-  readonly #connections = new Map<string, { readonly connection: TrackedConnection; readonly direction: TrackedDirection }>();
+  #layers: readonly Layer[];
+  #top = newLayer();
   #added = 0;
 
   constructor(entries: readonly ConntrackEntry[]) {
+    this.#layers = [];
     for (const entry of entries) {
-      // A new SYN reopens a connection in these states (nf_conntrack_proto_tcp.c, tcp_conntracks).
-      const over = entry.state === 'TIME_WAIT' || entry.state === 'CLOSE';
-      if (entry.protocol === 'tcp' && entry.zone === 0 && !over) {
-        this.#index({
-          original: entry.original,
-          reply: entry.reply,
-          mark: entry.mark,
-          seenReply: entry.state !== 'SYN_SENT',
-          destinationBound: true,
-          sourceBound: true,
-          confirmed: true,
-        });
+      const connection = readEntry(entry);
+      if (connection !== undefined) {
+        this.#index(connection);
       }
     }
   }
 
-  /** How many connections the flow added. */
+  /** How many connections were confirmed since the table was made. */
   get added(): number {
     return this.#added;
   }
 
-  /** Finds the connection of a tuple, whichever direction it belongs to. */
-  find(tuple: ConntrackTuple): { readonly connection: TrackedConnection; readonly direction: TrackedDirection } | undefined {
-    return this.#connections.get(tupleKey(tuple));
+  /** Gives a table that begins with what this one has; neither sees what the other changes then. */
+  fork(): ConnectionTracker {
+    if (this.#top.originals.size > 0) {
+      this.#layers = [...this.#layers, this.#top];
+      this.#top = newLayer();
+      if (this.#layers.length > MAX_LAYERS) {
+        this.#layers = [mergeLayers(this.#layers)];
+      }
+    }
+    const fork = new ConnectionTracker([]);
+    fork.#layers = this.#layers;
+    fork.#added = this.#added;
+    return fork;
   }
 
-  /** Begins a connection: it is in the table only once it is confirmed. */
-  begin(tuple: ConntrackTuple): TrackedConnection {
-    return { original: tuple, reply: invertTuple(tuple), mark: 0, seenReply: false, destinationBound: false, sourceBound: false, confirmed: false };
+  /** Finds the connection of a tuple, whichever direction it belongs to. It may be changed by the caller. */
+  find(tuple: Tuple, zone: number): FoundConnection | undefined {
+    const key = tupleKey(tuple, zone);
+    const top = this.#lookIn(this.#top, key);
+    if (top !== undefined) {
+      return top ?? undefined;
+    }
+    for (let index = this.#layers.length - 1; index >= 0; index -= 1) {
+      const layer = this.#layers[index];
+      const found = layer === undefined ? undefined : this.#lookIn(layer, key);
+      if (found === null) {
+        return undefined;
+      }
+      if (found !== undefined) {
+        const connection = found.connection.copy();
+        this.#index(connection);
+        return { connection, isReply: found.isReply };
+      }
+    }
+    return undefined;
   }
 
   /** Puts a connection into the table, as the last thing that its first packet meets. */
-  confirm(connection: TrackedConnection): void {
+  confirm(connection: Connection): void {
     connection.confirmed = true;
     this.#added += 1;
     this.#index(connection);
   }
 
-  /** Says whether answers with this tuple would be taken for another connection's. */
-  isTaken(reply: ConntrackTuple): boolean {
-    return this.#connections.has(tupleKey(reply));
+  /** Takes a connection out of the table. */
+  remove(connection: Connection): void {
+    this.#top.originals.set(tupleKey(connection.original, connection.zoneOf(false)), null);
+    this.#top.replies.set(tupleKey(connection.reply, connection.zoneOf(true)), null);
   }
 
-  #index(connection: TrackedConnection): void {
-    this.#connections.set(tupleKey(connection.original), { connection, direction: 'original' });
-    this.#connections.set(tupleKey(connection.reply), { connection, direction: 'reply' });
+  /** Says whether packets with this tuple would be taken for those of a connection that is in the table. */
+  isTaken(tuple: Tuple, zone: number): boolean {
+    return this.#has(tupleKey(tuple, zone));
+  }
+
+  /** The connections whose first packets came from a tuple's source (nf_nat_core.c, nf_nat_bysource), latest first. */
+  fromSource(tuple: Tuple, zone: number): readonly Connection[] {
+    const key = sourceKey(tuple, zone);
+    const found: Connection[] = [];
+    for (const layer of [this.#top, ...this.#layers.toReversed()]) {
+      for (const connection of layer.bySource.get(key) ?? []) {
+        if (this.#has(tupleKey(connection.original, connection.zoneOf(false)))) {
+          found.push(connection);
+        }
+      }
+    }
+    return found;
+  }
+
+  /** Every connection of the table, in no order that means anything. */
+  entries(): readonly Connection[] {
+    const merged = mergeLayers([...this.#layers, this.#top]);
+    return [...merged.originals.values()].filter((connection) => connection !== null);
+  }
+
+  #has(key: string): boolean {
+    for (const layer of [this.#top, ...this.#layers.toReversed()]) {
+      const found = this.#lookIn(layer, key);
+      if (found !== undefined) {
+        return found !== null;
+      }
+    }
+    return false;
+  }
+
+  #lookIn(layer: Layer, key: string): FoundConnection | null | undefined {
+    const original = layer.originals.get(key);
+    if (original !== undefined && original !== null) {
+      return { connection: original, isReply: false };
+    }
+    const reply = layer.replies.get(key);
+    if (reply !== undefined && reply !== null) {
+      return { connection: reply, isReply: true };
+    }
+    return original === null || reply === null ? null : undefined;
+  }
+
+  #index(connection: Connection): void {
+    this.#top.originals.set(tupleKey(connection.original, connection.zoneOf(false)), connection);
+    this.#top.replies.set(tupleKey(connection.reply, connection.zoneOf(true)), connection);
+    if (connection.sourceBound && !sameTuple(invertKnownTuple(connection.reply), connection.original)) {
+      const key = sourceKey(connection.original, connection.zoneOf(false));
+      this.#top.bySource.set(key, [connection, ...(this.#top.bySource.get(key) ?? []).filter((other) => !sameTuple(other.original, connection.original))]);
+    }
   }
 }
 
-/** Gives the tuple of the answers to a tuple. */
-export function invertTuple(tuple: ConntrackTuple): ConntrackTuple {
-  return { source: tuple.destination, destination: tuple.source };
+/** Writes a connection as a snapshot has it. */
+export function describeConnection(connection: Connection): ConntrackEntry {
+  const names: Readonly<Record<number, ConntrackEntry['protocol']>> = { [PROTOCOL.tcp]: 'tcp', [PROTOCOL.udp]: 'udp', [PROTOCOL.icmp]: 'icmp', [PROTOCOL.icmpv6]: 'icmpv6' };
+  return {
+    protocol: names[connection.original.protocol] ?? 'other',
+    state: connection.tcpState,
+    original: endpointsOf(connection.original),
+    reply: endpointsOf(connection.reply),
+    mark: connection.mark,
+    zone: connection.zone,
+    timeoutSeconds: null,
+  };
 }
 
-/** Writes an endpoint as `address:port`, IPv6 in brackets. */
-export function writeEndpoint(endpoint: Endpoint): string {
-  return endpoint.address.includes(':') ? `[${endpoint.address}]:${endpoint.port}` : `${endpoint.address}:${endpoint.port}`;
+function newLayer(): Layer {
+  return { originals: new Map(), replies: new Map(), bySource: new Map() };
 }
 
-/** Says whether two endpoints are the same. */
-export function sameEndpoint(left: Endpoint, right: Endpoint): boolean {
-  return left.address === right.address && left.port === right.port;
+function mergeLayers(layers: readonly Layer[]): Layer {
+  const merged = newLayer();
+  for (const layer of layers) {
+    for (const [key, connection] of layer.originals) {
+      setOrDelete(merged.originals, key, connection);
+    }
+    for (const [key, connection] of layer.replies) {
+      setOrDelete(merged.replies, key, connection);
+    }
+    for (const [key, connections] of layer.bySource) {
+      merged.bySource.set(key, [...connections, ...(merged.bySource.get(key) ?? [])]);
+    }
+  }
+  return merged;
 }
 
-function tupleKey({ source, destination }: ConntrackTuple): string {
-  return `${source.address} ${source.port} ${destination.address} ${destination.port}`;
+function setOrDelete(map: Map<string, Connection | null>, key: string, connection: Connection | null): void {
+  if (connection === null) {
+    map.delete(key);
+  } else {
+    map.set(key, connection);
+  }
+}
+
+function sourceKey(tuple: Tuple, zone: number): string {
+  return `${tuple.protocol} ${tuple.source.text} ${tuple.sourcePort} ${zone}`;
+}
+
+/** Entries of protocols that a snapshot does not name, and of ICMP, whose types it does not tell, are left out: a packet of theirs begins anew. */
+function readEntry(entry: ConntrackEntry): Connection | undefined {
+  if (entry.protocol !== 'tcp' && entry.protocol !== 'udp') {
+    return undefined;
+  }
+  const protocol = PROTOCOL[entry.protocol];
+  const original = tupleOfEndpoints(protocol, entry.original);
+  const reply = tupleOfEndpoints(protocol, entry.reply);
+  const connection = new Connection(original, reply, { id: entry.zone, directions: 'both' }, true);
+  connection.mark = entry.mark;
+  connection.confirmed = true;
+  connection.sourceBound = true;
+  connection.destinationBound = true;
+  connection.sourceTranslated = !original.source.equals(reply.destination) || original.sourcePort !== reply.destinationPort;
+  connection.destinationTranslated = !original.destination.equals(reply.source) || original.destinationPort !== reply.sourcePort;
+  connection.tcpState = protocol === PROTOCOL.tcp && entry.state !== null && isTcpState(entry.state) ? entry.state : protocol === PROTOCOL.tcp ? 'ESTABLISHED' : null;
+  connection.seenReply = entry.state !== 'SYN_SENT';
+  connection.assured = connection.tcpState === 'ESTABLISHED';
+  connection.closing = connection.tcpState === 'TIME_WAIT' || connection.tcpState === 'CLOSE';
+  return connection;
 }

@@ -13,6 +13,8 @@ export interface Journey {
   /** Every time that it left by a device, in order, as it then was. */
   readonly transmissions: readonly Transmission[];
   readonly end: JourneyEnd;
+  /** How many netfilter hooks it met. */
+  readonly hooks: number;
 }
 
 export interface Transmission {

@@ -1,4 +1,4 @@
-import type { IpAddress } from '../../agent/protocol/scalars.ts';
+import type { Address } from '../netfilter/address.ts';
 import type { NetworkLink } from '../../agent/protocol/snapshot.ts';
 import type { World, WorldNamespace } from './world.ts';
 import { findLink, ownsAddress, readSysctl } from './world.ts';
@@ -22,7 +22,7 @@ export interface Bridge {
  * Finds who receives a packet that leaves a namespace by a device for a next hop: over a veth pair, and over a bridge to
  * the port behind which the next hop's address is. Who answers for an address is taken from who owns it.
  */
-export function findNeighbour(world: World, namespace: WorldNamespace, device: string, nextHop: IpAddress): Neighbour {
+export function findNeighbour(world: World, namespace: WorldNamespace, device: string, nextHop: Address): Neighbour {
   const link = findLink(namespace, device);
   if (link?.up !== true) {
     return { kind: 'nobody', reason: `the device ${device} of ${namespace.title} is ${link === undefined ? 'missing' : 'down'}` };
@@ -39,10 +39,10 @@ export function findNeighbour(world: World, namespace: WorldNamespace, device: s
   }
 }
 
-function crossPair(world: World, namespace: WorldNamespace, link: NetworkLink, nextHop: IpAddress): Neighbour {
+function crossPair(world: World, namespace: WorldNamespace, link: NetworkLink, nextHop: Address): Neighbour {
   const peer = findPeer(world, link);
   if (peer === undefined) {
-    return findOwner(world, namespace, nextHop) ?? { kind: 'unknown', dependsOn: `where the other end of ${link.name} in ${namespace.title} is` };
+    return findOwner(world, namespace, nextHop) ?? { kind: 'leaves', namespace, device: link.name };
   }
   if (!peer.link.up) {
     return { kind: 'nobody', reason: `the other end of ${link.name}, ${peer.link.name} in ${peer.namespace.title}, is down` };
@@ -52,19 +52,19 @@ function crossPair(world: World, namespace: WorldNamespace, link: NetworkLink, n
     return crossBridge(world, { namespace: peer.namespace, link: bridge }, peer.link.index, nextHop);
   }
   const arrives = { kind: 'arrives', namespace: peer.namespace, link: peer.link, bridge: null } as const;
-  if (ownsAddress(peer.namespace, nextHop) || proxiesArp(peer.namespace, peer.link)) {
+  if (ownsAddress(peer.namespace, nextHop.text) || proxiesArp(peer.namespace, peer.link)) {
     return { ...arrives, assumption: null };
   }
-  return { kind: 'unknown', dependsOn: `whether ${peer.namespace.title} answers for ${nextHop} at ${peer.link.name}` };
+  return { kind: 'unknown', dependsOn: `whether ${peer.namespace.title} answers for ${nextHop.text} at ${peer.link.name}` };
 }
 
-function crossBridge(world: World, bridge: Bridge, from: number | null, nextHop: IpAddress): Neighbour {
-  if (from !== null && ownsAddress(bridge.namespace, nextHop)) {
+function crossBridge(world: World, bridge: Bridge, from: number | null, nextHop: Address): Neighbour {
+  if (from !== null && ownsAddress(bridge.namespace, nextHop.text)) {
     return { kind: 'arrives', namespace: bridge.namespace, link: bridge.link, bridge: null, assumption: null };
   }
   const ports = bridge.namespace.state.links.filter((port) => port.master === bridge.link.name && port.index !== from && port.up);
   const peers = ports.filter((port) => port.kind === 'veth').map((port) => findPeer(world, port));
-  const owner = peers.find((peer) => peer !== undefined && peer.link.up && ownsAddress(peer.namespace, nextHop));
+  const owner = peers.find((peer) => peer !== undefined && peer.link.up && ownsAddress(peer.namespace, nextHop.text));
   if (owner !== undefined) {
     return { kind: 'arrives', ...owner, bridge, assumption: null };
   }
@@ -74,16 +74,16 @@ function crossBridge(world: World, bridge: Bridge, from: number | null, nextHop:
   }
   const uplink = ports.find((port) => port.kind !== 'veth');
   return uplink === undefined
-    ? { kind: 'nobody', reason: `no port of the bridge ${bridge.link.name} leads to ${nextHop}` }
+    ? { kind: 'nobody', reason: `no port of the bridge ${bridge.link.name} leads to ${nextHop.text}` }
     : { kind: 'leaves', namespace: bridge.namespace, device: uplink.name };
 }
 
 /** The namespace of the node that owns an address, where the way to it is not in the snapshot. */
-function findOwner(world: World, from: WorldNamespace, address: IpAddress): Neighbour | undefined {
+function findOwner(world: World, from: WorldNamespace, address: Address): Neighbour | undefined {
   for (const namespace of world.namespaces.values()) {
-    const link = namespace.state.links.find((candidate) => candidate.kind !== 'loopback' && candidate.up && candidate.addresses.some((entry) => entry.address === address));
+    const link = namespace.state.links.find((candidate) => candidate.kind !== 'loopback' && candidate.up && candidate.addresses.some((entry) => entry.address === address.text));
     if (namespace !== from && link !== undefined) {
-      const assumption = `The snapshot does not show how ${from.title} reaches ${address}; it is taken to arrive at ${namespace.title}, which owns it, with nothing in between.`;
+      const assumption = `The snapshot does not show how ${from.title} reaches ${address.text}; it is taken to arrive at ${namespace.title}, which owns it, with nothing in between.`;
       return { kind: 'arrives', namespace, link, bridge: null, assumption };
     }
   }

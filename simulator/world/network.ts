@@ -1,43 +1,254 @@
+import { inputError } from '../../agent/protocol/errors.ts';
 import type { NamespaceId } from '../../agent/protocol/scalars.ts';
+import { toPortNumber } from '../../agent/protocol/scalars.ts';
 import type { PacketDraft } from '../netfilter/packetDraft.ts';
+import { Address } from '../netfilter/address.ts';
+import { Packet, TCP_FLAG_BITS, draftOf, packetOf } from '../netfilter/packet.ts';
+import type { PacketSocket } from '../netfilter/packet.ts';
+import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
+import type { WorldPacket } from './hooks.ts';
 import type { ConnectOptions, Journey, Sender } from './journey.ts';
+import type { Emission, WayResult } from './packetWay.ts';
+import { PacketWay } from './packetWay.ts';
+import { findRoute, selectSource } from './routing.ts';
 import type { Simulation } from './simulation.ts';
+import type { OpenSocket } from './sockets.ts';
+import { openedInfo } from './sockets.ts';
 import type { TraceRecorder } from './traceRecorder.ts';
+import type { WorldNamespace } from './world.ts';
+import { findLink } from './world.ts';
 
 /** Writes what happens, or with null keeps nothing but the verdicts, which is many times faster. */
 export type Recorder = TraceRecorder | null;
 
+/** More packets than this because of one are taken for a storm that does not end. */
+const MAX_PACKETS = 200;
+
 /**
  * Lets a packet arrive at a device from outside, and follows it and everything that it causes (answers of sockets and of the
  * kernel) until nothing moves. Gives a journey for each packet, in the order in which they are sent; the first is the one put
- * in. Changes `simulation`; fork it before to keep what was.
+ * in. Changes `simulation`; fork it before to keep what was. Throws INPUT_INVALID for a namespace or device that the world
+ * does not have.
  */
-export function arrive(_simulation: Simulation, _recorder: Recorder, _namespace: NamespaceId, _device: string, packet: PacketDraft): readonly Journey[] {
-  return [notYet(packet)];
+export function arrive(simulation: Simulation, recorder: Recorder, namespaceId: NamespaceId, device: string, packet: PacketDraft): readonly Journey[] {
+  const namespace = namespaceOf(simulation, namespaceId);
+  const link = findLink(namespace, device);
+  if (link === undefined) {
+    throw inputError(`${namespace.title} has no device '${device}'.`, `It has ${[...namespace.linksByName.keys()].join(', ') || 'none'}.`, 'Name one of its devices.');
+  }
+  const flying: WorldPacket = packetOf(packet);
+  return follow(simulation, recorder, flying, (way) => way.arrive(namespace, link));
 }
 
 /** Like arrive, for a packet that a raw socket sends as it is (IP_HDRINCL): it begins at OUTPUT. */
-export function send(_simulation: Simulation, _recorder: Recorder, _sender: Sender, packet: PacketDraft): readonly Journey[] {
-  return [notYet(packet)];
+export function send(simulation: Simulation, recorder: Recorder, sender: Sender, packet: PacketDraft): readonly Journey[] {
+  const namespace = namespaceOf(simulation, sender.namespace);
+  const flying: WorldPacket = packetOf(packet);
+  flying.socket = socketOf(sender);
+  flying.mark = sender.mark ?? 0;
+  return sendFrom(simulation, recorder, namespace, flying);
 }
 
 /** What connect(2), or the exchange that follows it, came to. */
 export interface Exchange {
   readonly journeys: readonly Journey[];
-  /** `connected`: the three-way handshake is done (TCP), or an answer came (UDP, ICMP). */
+  /** The socket as it is after it; null where there is none (no way, no address). */
+  readonly socket: OpenSocket | null;
   readonly outcome:
+    /** The three-way handshake is done (TCP), or the socket is bound to its peer. */
     | { readonly kind: 'connected' }
     | { readonly kind: 'failed'; readonly errno: string; readonly reason: string }
-    /** Sent, and nothing came back: what UDP without a server that answers looks like. */
-    | { readonly kind: 'silent'; readonly reason: string }
     | { readonly kind: 'unknown'; readonly dependsOn: string };
 }
 
-/** Opens a TCP connection from a process of a namespace: SYN, SYN-ACK, ACK. The socket stays open in the simulation. */
-export function connect(_simulation: Simulation, _recorder: Recorder, options: ConnectOptions): Exchange {
-  return { journeys: [], outcome: { kind: 'unknown', dependsOn: `connections to ${options.destination.address}, which are not modelled yet` } };
+/**
+ * Opens a TCP connection from a process of a namespace: SYN, SYN-ACK, ACK (net/ipv4/tcp_ipv4.c, tcp_v4_connect). The socket
+ * stays open in the simulation.
+ */
+export function connect(simulation: Simulation, recorder: Recorder, options: ConnectOptions): Exchange {
+  const bound = bindSocket(simulation, PROTOCOL.tcp, options);
+  if ('outcome' in bound) {
+    return bound;
+  }
+  const { namespace, socket } = bound;
+  const syn = segmentOf(socket, TCP_FLAG_BITS.SYN, 0);
+  syn.tcpOptions = [2, 4, 8, 1, 3];
+  syn.mss = 1460;
+  const journeys = sendFrom(simulation, recorder, namespace, syn);
+  return exchangeOf(simulation, namespace, socket, journeys);
 }
 
-function notYet(packet: PacketDraft): Journey {
-  return { packet: 0, cause: null, sent: packet, transmissions: [], end: { kind: 'unknown', dependsOn: 'packets of this kind, which are not modelled yet', step: null } };
+/** Sends data on an open TCP connection, with everything that follows. */
+export function sendData(simulation: Simulation, recorder: Recorder, namespaceId: NamespaceId, socket: OpenSocket, bytes: number): readonly Journey[] {
+  return sendFrom(simulation, recorder, namespaceOf(simulation, namespaceId), segmentOf(socket, TCP_FLAG_BITS.PSH | TCP_FLAG_BITS.ACK, bytes));
+}
+
+/** Closes a TCP connection from one of its ends: FIN, or with `reset` RST. */
+export function close(simulation: Simulation, recorder: Recorder, namespaceId: NamespaceId, socket: OpenSocket, { reset = false }: { readonly reset?: boolean } = {}): readonly Journey[] {
+  const namespace = namespaceOf(simulation, namespaceId);
+  const { sockets } = simulation.stateOf(namespace);
+  const now = sockets.connected(socket.protocol, socket.local, socket.remote) ?? socket;
+  if (reset) {
+    sockets.remove(now);
+    return sendFrom(simulation, recorder, namespace, segmentOf(now, TCP_FLAG_BITS.RST | TCP_FLAG_BITS.ACK, 0));
+  }
+  sockets.put({ ...now, state: now.state === 'closeWait' ? 'lastAck' : 'finWait' });
+  return sendFrom(simulation, recorder, namespace, segmentOf(now, TCP_FLAG_BITS.FIN | TCP_FLAG_BITS.ACK, 0));
+}
+
+/** Sends a datagram of a connected UDP socket, which is opened for it where there is none yet. */
+export function sendDatagram(simulation: Simulation, recorder: Recorder, options: ConnectOptions, bytes: number): Exchange {
+  const bound = bindSocket(simulation, PROTOCOL.udp, options);
+  if ('outcome' in bound) {
+    return bound;
+  }
+  const packet = packetFrom(bound.socket);
+  packet.payload = bytes;
+  return exchangeOf(simulation, bound.namespace, bound.socket, sendFrom(simulation, recorder, bound.namespace, packet));
+}
+
+/** Answers a datagram that a socket took, as its server would: from the address that it was sent to. */
+export function answerDatagram(simulation: Simulation, recorder: Recorder, namespaceId: NamespaceId, received: PacketDraft, owner: PacketSocket, bytes: number): readonly Journey[] {
+  const question = packetOf(received);
+  const packet: WorldPacket = new Packet(question.destination, question.source, question.protocol);
+  packet.sourcePort = question.destinationPort;
+  packet.destinationPort = question.sourcePort;
+  packet.payload = bytes;
+  packet.socket = owner;
+  packet.mark = owner.mark;
+  return sendFrom(simulation, recorder, namespaceOf(simulation, namespaceId), packet);
+}
+
+/** Sends an echo request from a process, as ping does; the identifier is the port of the options. */
+export function ping(simulation: Simulation, recorder: Recorder, options: ConnectOptions, bytes: number): Exchange {
+  const isIpv4 = !options.destination.address.includes(':');
+  const bound = bindSocket(simulation, isIpv4 ? PROTOCOL.icmp : PROTOCOL.icmpv6, { ...options, destination: { ...options.destination, port: toPortNumber(0) } });
+  if ('outcome' in bound) {
+    return bound;
+  }
+  const { socket } = bound;
+  const packet = packetFrom(socket);
+  packet.icmpType = isIpv4 ? 8 : 128;
+  packet.icmpId = socket.local.port;
+  packet.payload = bytes;
+  return exchangeOf(simulation, bound.namespace, socket, sendFrom(simulation, recorder, bound.namespace, packet));
+}
+
+/** Gives a namespace of the world; throws INPUT_INVALID where there is none of that id. */
+export function namespaceOf(simulation: Simulation, id: NamespaceId): WorldNamespace {
+  const namespace = simulation.world.namespaces.get(id);
+  if (namespace === undefined) {
+    throw inputError(`There is no network namespace ${id}.`, `The world has ${[...simulation.world.namespaces.keys()].join(', ') || 'none'}.`, 'Name one of its namespaces.');
+  }
+  return namespace;
+}
+
+/** Gives a sender as rules see it. */
+export function socketOf(sender: Sender): PacketSocket | null {
+  return sender.owner === null
+    ? null
+    : { uid: sender.owner.uid, gid: sender.owner.gid, hasFile: true, mark: sender.mark ?? 0, cgroup: sender.cgroup ?? null, device: sender.device ?? null };
+}
+
+/** Sends a packet by the way that its headers lead, with everything that follows. */
+export function sendFrom(simulation: Simulation, recorder: Recorder, namespace: WorldNamespace, packet: WorldPacket): readonly Journey[] {
+  const route = findRoute(namespace, { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: 'lo', outInterface: packet.socket?.device ?? null });
+  return follow(simulation, recorder, packet, (way) => way.send(namespace, route));
+}
+
+function follow(simulation: Simulation, recorder: Recorder, first: WorldPacket, start: (way: PacketWay) => WayResult): readonly Journey[] {
+  const journeys: Journey[] = [];
+  const queue: { readonly emission: Emission; readonly cause: number }[] = [];
+  const run = (packet: WorldPacket, cause: number | null, begin: (way: PacketWay) => WayResult): void => {
+    const number = simulation.nextPacket;
+    simulation.nextPacket += 1;
+    recorder?.enterPacket(number);
+    const sent = draftOf(packet);
+    const { end, transmissions, emissions, hooks } = begin(new PacketWay(simulation, recorder, packet));
+    journeys.push({ packet: number, cause, sent, transmissions, end, hooks });
+    for (const emission of emissions) {
+      queue.push({ emission, cause: number });
+    }
+  };
+  run(first, null, start);
+  for (let next = queue.shift(); next !== undefined && journeys.length < MAX_PACKETS; next = queue.shift()) {
+    const { emission, cause } = next;
+    run(emission.packet, cause, (way) => way.send(emission.namespace, emission.route));
+  }
+  recorder?.enterPacket(null);
+  return journeys;
+}
+
+type Bound = { readonly namespace: WorldNamespace; readonly socket: OpenSocket };
+
+/** Finds the addresses of a socket and opens it (net/ipv4/route.c, ip_route_connect). */
+function bindSocket(simulation: Simulation, protocol: number, options: ConnectOptions): Bound | Exchange {
+  const namespace = namespaceOf(simulation, options.sender.namespace);
+  const fail = (errno: string, reason: string): Exchange => ({ journeys: [], socket: null, outcome: { kind: 'failed', errno, reason } });
+  const wanted = Address.of(options.destination.address);
+  const isAny = (wanted.w0 | wanted.w1 | wanted.w2 | wanted.w3) === 0;
+  const given = options.address === null ? null : Address.of(options.address);
+  const destination = isAny ? (given ?? (wanted.isIpv4 ? Address.ofIpv4(0x7f00_0001) : Address.ofIpv6(0, 0, 0, 1))) : wanted;
+  const owner = socketOf(options.sender);
+  const route = findRoute(namespace, { destination, source: given, mark: options.sender.mark ?? 0, inInterface: 'lo', outInterface: options.sender.device ?? null });
+  if (route.kind === 'unknown') {
+    return { journeys: [], socket: null, outcome: { kind: 'unknown', dependsOn: route.dependsOn } };
+  }
+  if (route.kind === 'refuse') {
+    return fail(route.errno, route.reason);
+  }
+  const source = given ?? selectSource(namespace, route, destination);
+  if (source === null) {
+    return fail('EADDRNOTAVAIL', 'there is no source address to take');
+  }
+  const local = { address: source, port: options.port ?? simulation.takeEphemeralPort(namespace) };
+  const remote = { address: destination, port: options.destination.port };
+  const sender = owner ?? { uid: 0, gid: 0, hasFile: false, mark: 0, cgroup: null, device: null };
+  const socket: OpenSocket = {
+    protocol, local, remote, state: protocol === PROTOCOL.tcp ? 'synSent' : 'datagram', owner: sender, isTransparent: false, error: null,
+    info: openedInfo(protocol === PROTOCOL.tcp ? 'tcp' : 'udp', sender, local, remote), opened: true,
+  };
+  simulation.stateOf(namespace).sockets.put(socket);
+  return { namespace, socket };
+}
+
+/** What the socket of an exchange has come to once nothing moves any more. */
+function exchangeOf(simulation: Simulation, namespace: WorldNamespace, before: OpenSocket, journeys: readonly Journey[]): Exchange {
+  const socket = simulation.stateOf(namespace).sockets.connected(before.protocol, before.local, before.remote) ?? null;
+  if (socket !== null && socket.error !== null) {
+    const reason = journeys.find(({ end }) => end.kind === 'rejected' || end.kind === 'unclaimed' || end.kind === 'unreachable')?.end;
+    return { journeys, socket, outcome: { kind: 'failed', errno: socket.error, reason: reason !== undefined && 'reason' in reason ? reason.reason : 'the other side reset it' } };
+  }
+  for (const { end } of journeys) {
+    if (end.kind === 'unknown') {
+      return { journeys, socket, outcome: { kind: 'unknown', dependsOn: end.dependsOn } };
+    }
+  }
+  if (socket === null || (socket.state !== 'synSent' && socket.state !== 'closed')) {
+    return { journeys, socket, outcome: { kind: 'connected' } };
+  }
+  const last = journeys.at(-1)?.end;
+  if (last?.kind === 'left') {
+    return { journeys, socket, outcome: { kind: 'unknown', dependsOn: `what is outside of this node: the packet leaves it by ${last.device}` } };
+  }
+  if (last?.kind === 'unreachable') {
+    return { journeys, socket, outcome: { kind: 'failed', errno: last.errno, reason: last.reason } };
+  }
+  return { journeys, socket, outcome: { kind: 'failed', errno: 'ETIMEDOUT', reason: last !== undefined && 'reason' in last ? last.reason : 'nothing comes back' } };
+}
+
+function segmentOf(socket: OpenSocket, flags: number, payload: number): WorldPacket {
+  const packet = packetFrom(socket);
+  packet.tcpFlags = flags;
+  packet.payload = payload;
+  return packet;
+}
+
+function packetFrom(socket: OpenSocket): WorldPacket {
+  const packet: WorldPacket = new Packet(socket.local.address, socket.remote.address, socket.protocol);
+  packet.sourcePort = socket.local.port;
+  packet.destinationPort = socket.remote.port;
+  packet.socket = socket.owner;
+  packet.mark = socket.owner.mark;
+  return packet;
 }

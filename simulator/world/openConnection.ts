@@ -1,19 +1,23 @@
 import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import type { Endpoint, IpAddress, PortNumber } from '../../agent/protocol/scalars.ts';
-import type { ConntrackTuple, SocketInfo } from '../../agent/protocol/snapshot.ts';
+import { toPortNumber } from '../../agent/protocol/scalars.ts';
+import type { SocketInfo } from '../../agent/protocol/snapshot.ts';
 import type { PacketState, SocketEnd } from '../../agent/protocol/trace.ts';
-import type { PacketOwner } from '../netfilter/packet.ts';
-import type { TcpFlag } from '../netfilter/ruleSet.ts';
-import type { ConnectionTracker } from './conntrack.ts';
-import { sameEndpoint, writeEndpoint } from './conntrack.ts';
-import { FlyingPacket } from './flyingPacket.ts';
+import { Address } from '../netfilter/address.ts';
+import type { PacketSocket } from '../netfilter/packet.ts';
+import { Packet, TCP_FLAG_BITS } from '../netfilter/packet.ts';
+import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
+import type { WorldPacket } from './hooks.ts';
+import type { JourneyEnd } from './journey.ts';
+import type { Emission, WayResult } from './packetWay.ts';
+import { PacketWay } from './packetWay.ts';
 import type { RouteDecision } from './routing.ts';
-import { lookUpRoute, selectSource, writeRoute } from './routing.ts';
-import type { PacketEnd } from './sendPacket.ts';
-import { sendPacket } from './sendPacket.ts';
+import { findRoute, selectSource, writeRoute } from './routing.ts';
 import type { Simulation } from './simulation.ts';
-import { describeOwner, findListener } from './sockets.ts';
+import type { OpenSocket } from './sockets.ts';
+import { describeOwner, openedInfo } from './sockets.ts';
 import { TraceRecorder } from './traceRecorder.ts';
+import { writeEndpoint } from './tuple.ts';
 import type { WorldNamespace } from './world.ts';
 
 /** One connect(2): who and to where. */
@@ -66,44 +70,39 @@ export function openConnection(simulation: Simulation, recorder: TraceRecorder, 
   if ('kind' in bound) {
     return bound;
   }
-  const { client, route, destination } = bound;
-  request.beforeSyn?.(client.address, destination);
+  const { client, route, socket } = bound;
+  request.beforeSyn?.(client.address, { address: socket.remote.address.text, port: toPortNumber(socket.remote.port) });
   recorder.enter(request.leg, 'packet');
-  const owner: PacketOwner = { kind: 'socket', uid: request.uid, gid: request.gid };
-  const syn = new FlyingPacket({ source: client.address, destination }, ['SYN'], owner);
-  const end = sendPacket(simulation, recorder, request.namespace, syn, route);
-  if (end.kind !== 'arrived') {
-    return failure(client, end);
-  }
-  return acceptConnection(simulation, recorder, request, { client, destination, route, owner }, syn, end.namespace);
-}
-
-/** What SO_ORIGINAL_DST answers for a connected socket (net/netfilter/nf_conntrack_proto.c, getorigdst): its connection's first destination. */
-export function queryOriginalDestination(tracker: ConnectionTracker, local: Endpoint, remote: Endpoint): Endpoint | null {
-  return tracker.find({ source: local, destination: remote })?.connection.original.destination ?? null;
+  const syn: WorldPacket = new Packet(socket.local.address, socket.remote.address, PROTOCOL.tcp);
+  syn.sourcePort = socket.local.port;
+  syn.destinationPort = socket.remote.port;
+  syn.tcpFlags = TCP_FLAG_BITS.SYN;
+  syn.tcpOptions = [2, 4, 8, 1, 3];
+  syn.mss = 1460;
+  syn.socket = socket.owner;
+  const sent = new PacketWay(simulation, recorder, syn).send(request.namespace, route);
+  return finish(simulation, recorder, request, bound, sent);
 }
 
 interface Binding {
   readonly client: SocketEnd;
-  readonly route: Extract<RouteDecision, { kind: 'local' | 'unicast' }>;
-  /** Where the SYN goes: 0.0.0.0 means this machine. */
-  readonly destination: Endpoint;
+  readonly route: RouteDecision;
+  readonly socket: OpenSocket;
 }
 
 /** Route and source address of connect(2) (net/ipv4/tcp_ipv4.c, tcp_v4_connect). */
 function bindSocket(simulation: Simulation, recorder: TraceRecorder, request: ConnectRequest): Binding | FailedConnection {
   const { namespace } = request;
   recorder.enter(request.leg, 'connect');
-  const destination = request.destination.address === '0.0.0.0' ? { ...request.destination, address: request.address ?? toIpAddress('127.0.0.1') } : request.destination;
+  const destination = anyToLocal(request);
+  const target = Address.of(destination.address);
+  const given = request.address === null ? null : Address.of(request.address);
   const port = request.port ?? simulation.takeEphemeralPort(namespace);
-  const route = lookUpRoute(namespace, { destination: destination.address, source: request.address, mark: 0, inInterface: 'lo' });
-  const source = route.kind === 'local' || route.kind === 'unicast' ? (request.address ?? selectSource(namespace, route, destination.address)) : request.address;
-  const client: SocketEnd = {
-    namespace: namespace.id,
-    description: request.description,
-    uid: request.uid,
-    address: { address: source ?? toIpAddress('0.0.0.0'), port },
-  };
+  const route = findRoute(namespace, { destination: target, source: given, mark: 0, inInterface: 'lo' });
+  const found = route.kind === 'refuse' || route.kind === 'unknown' ? null : route;
+  const source = given ?? (found === null ? null : selectSource(namespace, found, target));
+  const nowhere = target.isIpv4 ? '0.0.0.0' : '::';
+  const client: SocketEnd = { namespace: namespace.id, description: request.description, uid: request.uid, address: { address: source?.text ?? toIpAddress(nowhere), port } };
   const state: PacketState = { source: client.address, destination, inInterface: null, outInterface: null, mark: 0, connection: null };
   const routing = (kind: { readonly table: number | null; readonly route: string | null }, decision: Parameters<TraceRecorder['add']>[0]['decision'], reason: string, after: PacketState): number =>
     recorder.add({ place: { kind: 'routing', namespace: namespace.id, ...kind }, before: state, after, decision, reason });
@@ -111,150 +110,177 @@ function bindSocket(simulation: Simulation, recorder: TraceRecorder, request: Co
     const step = routing({ table: null, route: null }, { kind: 'unknown', dependsOn: route.dependsOn }, `The way depends on ${route.dependsOn}.`, state);
     return { kind: 'unknown', client, step, dependsOn: route.dependsOn };
   }
-  if (route.kind === 'refuse' || source === null) {
-    const errno = route.kind === 'refuse' ? route.errno : 'EADDRNOTAVAIL';
-    const reason = route.kind === 'refuse' ? route.reason : 'there is no source address to take';
+  if (route.kind === 'refuse' || route.kind === 'many' || source === null) {
+    const errno = route.kind === 'refuse' ? route.errno : route.kind === 'many' ? 'ENETUNREACH' : 'EADDRNOTAVAIL';
+    const reason = route.kind === 'refuse' ? route.reason : route.kind === 'many' ? `the route to it is '${writeRoute(route.route)}'` : 'there is no source address to take';
     const step = routing({ table: null, route: null }, { kind: 'refuse', errno }, `connect(2) fails with ${errno}: ${reason}.`, state);
     return { kind: 'refused', client, errno, step, reason };
   }
-  if (request.address !== null && !isLocal(namespace, request.address)) {
-    const reason = `${request.address} is not an address of ${namespace.title}`;
+  if (given !== null && findRoute(namespace, { destination: given, source: null, mark: 0, inInterface: 'lo' }).kind !== 'local') {
+    const reason = `${given.text} is not an address of ${namespace.title}`;
     const step = routing({ table: null, route: null }, { kind: 'refuse', errno: 'EADDRNOTAVAIL' }, `The socket cannot be bound: ${reason}.`, state);
     return { kind: 'refused', client, errno: 'EADDRNOTAVAIL', step, reason };
   }
   const device = route.kind === 'local' ? 'lo' : route.device;
-  const how = request.address === null ? `its source address becomes ${source}` : `it is bound to ${source}`;
+  const how = request.address === null ? `its source address becomes ${source.text}` : `it is bound to ${source.text}`;
   routing(
     { table: route.route.table, route: writeRoute(route.route) },
     { kind: 'route', device, local: route.kind === 'local' },
     `connect(2) looks up the way to ${destination.address}: by ${device}; ${how}.`,
     { ...state, outInterface: device },
   );
-  return { client, route, destination };
+  const owner: PacketSocket = { uid: request.uid, gid: request.gid, hasFile: true, mark: 0, cgroup: null, device: null };
+  const [local, remote] = [{ address: source, port }, { address: target, port: destination.port }];
+  const socket: OpenSocket = { protocol: PROTOCOL.tcp, local, remote, state: 'synSent', owner, isTransparent: false, error: null, info: openedInfo('tcp', owner, local, remote), opened: true };
+  simulation.stateOf(namespace).sockets.put(socket);
+  return { client, route, socket };
 }
 
-/** The SYN has reached the sockets of a namespace: is there one that listens, and does its answer come back? */
-function acceptConnection(
-  simulation: Simulation,
-  recorder: TraceRecorder,
-  request: ConnectRequest,
-  socket: Binding & { readonly owner: PacketOwner },
-  syn: FlyingPacket,
-  namespace: WorldNamespace,
-): OpenedConnection | FailedConnection {
-  const { client } = socket;
-  const local = syn.destination;
-  const remote = syn.source;
-  const state = syn.state();
-  const listener = findListener(namespace, local);
-  recorder.enter(request.leg, 'accept');
-  const description = listener === undefined ? `port ${local.port} of ${namespace.title}` : describeOwner(namespace, listener);
-  const place = { kind: 'socket', namespace: namespace.id, description } as const;
-  if (listener === undefined) {
-    const back = sendBack(simulation, request, { namespace, local, remote }, ['RST', 'ACK'], { kind: 'none' });
-    const reason = `nothing listens on ${writeEndpoint(local)} in ${namespace.title}`;
-    const step = recorder.add({ place, before: state, after: state, decision: { kind: 'refuse', errno: 'ECONNREFUSED' }, reason: `Nothing listens on ${writeEndpoint(local)} in ${namespace.title}: the kernel answers RST.` });
-    const lost = describeLoss(back, client);
-    return lost === null ? { kind: 'refused', client, errno: 'ECONNREFUSED', step, reason } : loseAnswer(recorder, client, back, lost, 'RST');
+/** 0.0.0.0 and :: mean this machine. */
+function anyToLocal({ destination, address }: ConnectRequest): Endpoint {
+  if (destination.address !== '0.0.0.0' && destination.address !== '::') {
+    return destination;
   }
-  recorder.add({ place, before: state, after: state, decision: { kind: 'deliver', socket: description }, reason: `${description} listens on ${writeEndpoint(listener.local)} and takes the connection from ${writeEndpoint(remote)}.` });
-  const owner: PacketOwner = { kind: 'socket', uid: listener.uid, gid: listener.owner?.gid ?? null };
-  const back = sendBack(simulation, request, { namespace, local, remote }, ['SYN', 'ACK'], owner);
-  const lost = describeLoss(back, client);
-  if (lost !== null) {
-    return loseAnswer(recorder, client, back, lost, 'SYN-ACK');
+  return { ...destination, address: address ?? toIpAddress(destination.address === '::' ? '::1' : '127.0.0.1') };
+}
+
+/** The SYN has come to its end: was it taken, and does the answer come back? */
+function finish(simulation: Simulation, recorder: TraceRecorder, request: ConnectRequest, { client, socket }: Binding, { end, emissions }: WayResult): OpenedConnection | FailedConnection {
+  const step = end.step ?? recorder.steps.length - 1;
+  switch (end.kind) {
+    case 'unknown':
+      return { kind: 'unknown', client, step, dependsOn: end.dependsOn };
+    case 'left':
+      return { kind: 'left', client, step, reason: `it leaves the node by ${end.device} of ${titleOf(simulation, end.namespace)}` };
+    case 'dropped':
+      return { kind: 'refused', client, errno: 'ETIMEDOUT', step, reason: end.reason };
+    case 'unreachable':
+      return { kind: 'refused', client, errno: end.errno, step, reason: end.reason };
+    case 'rejected':
+    case 'unclaimed':
+      return refuse(simulation, recorder, request, { client, socket, step, reason: end.reason, what: end.kind === 'rejected' ? 'answer of REJECT' : 'RST' }, emissions);
+    case 'delivered':
+      return accept(simulation, recorder, request, { client, socket }, end, emissions);
   }
-  const ack = new FlyingPacket({ source: client.address, destination: socket.destination }, ['ACK'], socket.owner);
-  const ackRecorder = new TraceRecorder();
-  ackRecorder.enter(request.leg, 'packet');
-  const ackEnd = sendPacket(simulation, ackRecorder, request.namespace, ack, socket.route);
-  if (ackEnd.kind !== 'arrived') {
-    const base = recorder.steps.length;
-    recorder.append(ackRecorder);
-    return failure(client, { ...ackEnd, step: base + ackEnd.step });
+}
+
+interface Refusal {
+  readonly client: SocketEnd;
+  readonly socket: OpenSocket;
+  readonly step: number;
+  readonly reason: string;
+  readonly what: string;
+}
+
+/** Somebody answers that there is no connection: the socket learns of it if the answer comes back. */
+function refuse(simulation: Simulation, recorder: TraceRecorder, request: ConnectRequest, refusal: Refusal, emissions: readonly Emission[]): FailedConnection {
+  const { client, socket, step, reason, what } = refusal;
+  const back = sendAside(simulation, request.leg, emissions[0]);
+  const error = socketNow(simulation, request.namespace, socket)?.error ?? null;
+  if (error !== null) {
+    return { kind: 'refused', client, errno: error, step, reason };
   }
+  return back === null ? { kind: 'refused', client, errno: 'ETIMEDOUT', step, reason } : loseAnswer(simulation, recorder, client, back, what);
+}
+
+/** A listening socket has taken the SYN: its answer's way back, and the last ACK's way there. */
+function accept(simulation: Simulation, recorder: TraceRecorder, request: ConnectRequest, { client, socket }: Pick<Binding, 'client' | 'socket'>, end: Extract<JourneyEnd, { kind: 'delivered' }>, emissions: readonly Emission[]): OpenedConnection | FailedConnection {
+  const serverNamespace = simulation.world.namespaces.get(end.namespace);
+  const { transport } = end.packet;
+  if (serverNamespace === undefined || end.socket === null || transport.kind !== 'tcp') {
+    throw new RangeError('a SYN was delivered to nobody');
+  }
+  const taken = recorder.steps.at(-1);
+  const back = sendAside(simulation, request.leg, emissions[0]);
+  const now = socketNow(simulation, request.namespace, socket);
+  if (back === null || now?.state !== 'established') {
+    const step = taken?.index ?? 0;
+    return back === null ? { kind: 'unknown', client, step, dependsOn: 'what the socket answers' } : loseAnswer(simulation, recorder, client, back, 'SYN-ACK');
+  }
+  const ack = sendAside(simulation, request.leg, back.result.emissions[0]);
+  if (ack?.result.end.kind !== 'delivered') {
+    return ack === null ? { kind: 'unknown', client, step: taken?.index ?? 0, dependsOn: 'the last ACK' } : loseAck(simulation, recorder, client, ack);
+  }
+  const server: Endpoint = { address: end.packet.destination, port: transport.destinationPort };
+  const peer: Endpoint = { address: end.packet.source, port: transport.sourcePort };
   recorder.enter(request.leg, 'packet');
+  const state = taken?.after ?? { source: peer, destination: server, inInterface: null, outInterface: null, mark: 0, connection: null };
   recorder.add({
     place: { kind: 'socket', namespace: request.namespace.id, description: request.description },
     before: state,
     after: state,
     decision: { kind: 'deliver', socket: request.description },
-    reason: `The answer (SYN-ACK) comes back and the last ACK gets there; ${ackRecorder.rulesCompared + back.recorder.rulesCompared} rules were compared for them, none of them in nat.`,
+    reason: `The answer (SYN-ACK) comes back and the last ACK gets there; ${ack.recorder.rulesCompared + back.recorder.rulesCompared} rules were compared for them, none of them in nat.`,
   });
   return {
     kind: 'opened',
     client,
-    server: { namespace: namespace.id, description, uid: listener.uid, address: local },
-    serverNamespace: namespace,
-    listener,
-    peerSeenByServer: remote,
-    originalDestination: queryOriginalDestination(simulation.trackerOf(namespace), local, remote),
-    hooksPerMessage: ackEnd.hooks,
+    server: { namespace: end.namespace, description: describeOwner(serverNamespace, end.socket.info), uid: end.socket.info.uid, address: server },
+    serverNamespace,
+    listener: end.socket.info,
+    peerSeenByServer: peer,
+    originalDestination: end.originalDestination,
+    hooksPerMessage: ack.result.hooks,
   };
 }
 
-interface Answer {
+/** A packet that is followed with a recorder of its own, since its steps matter only where it is lost. */
+interface Aside {
   readonly recorder: TraceRecorder;
-  readonly packet: FlyingPacket;
-  readonly end: PacketEnd | { readonly kind: 'noRoute'; readonly reason: string };
+  readonly result: WayResult;
 }
 
-function sendBack(simulation: Simulation, request: ConnectRequest, from: { readonly namespace: WorldNamespace } & { readonly local: Endpoint; readonly remote: Endpoint }, flags: readonly TcpFlag[], owner: PacketOwner): Answer {
+function sendAside(simulation: Simulation, leg: number, emission: Emission | undefined): Aside | null {
+  if (emission === undefined) {
+    return null;
+  }
   const recorder = new TraceRecorder();
-  recorder.enter(request.leg, 'packet');
-  const tuple: ConntrackTuple = { source: from.local, destination: from.remote };
-  const packet = new FlyingPacket(tuple, flags, owner);
-  const route = lookUpRoute(from.namespace, { destination: tuple.destination.address, source: tuple.source.address, mark: 0, inInterface: 'lo' });
-  if (route.kind === 'refuse' || route.kind === 'unknown') {
-    return { recorder, packet, end: { kind: 'noRoute', reason: route.kind === 'refuse' ? route.reason : route.dependsOn } };
-  }
-  return { recorder, packet, end: sendPacket(simulation, recorder, from.namespace, packet, route) };
+  recorder.enter(leg, 'packet');
+  return { recorder, result: new PacketWay(simulation, recorder, emission.packet).send(emission.namespace, emission.route) };
 }
 
-/** Says why an answer does not reach the client's socket; null where it does. */
-function describeLoss({ end, packet }: Answer, client: SocketEnd): string | null {
-  switch (end.kind) {
-    case 'arrived':
-      if (end.namespace.id !== client.namespace || !sameEndpoint(packet.destination, client.address)) {
-        return `the answer arrives at ${writeEndpoint(packet.destination)} in ${end.namespace.title}, where the client is not`;
-      }
-      return null;
-    case 'unknown':
-      return end.dependsOn;
-    case 'noRoute':
-    case 'left':
-    case 'drop':
-    case 'reject':
-      return end.reason;
-  }
-}
-
-function loseAnswer(recorder: TraceRecorder, client: SocketEnd, answer: Answer, reason: string, what: string): FailedConnection {
+function loseAnswer(simulation: Simulation, recorder: TraceRecorder, client: SocketEnd, { recorder: steps, result: { end } }: Aside, what: string): FailedConnection {
   const base = recorder.steps.length;
-  recorder.append(answer.recorder);
-  const step = 'step' in answer.end ? base + answer.end.step : recorder.steps.length - 1;
-  if (answer.end.kind === 'unknown' || answer.end.kind === 'noRoute') {
-    return { kind: 'unknown', client, step, dependsOn: `the way of the answer (${what}): ${reason}` };
-  }
-  if (answer.end.kind === 'left') {
-    return { kind: 'left', client, step, reason: `the answer (${what}) goes elsewhere: ${reason}` };
-  }
-  return { kind: 'refused', client, errno: 'ETIMEDOUT', step, reason: `the answer (${what}) does not come back: ${reason}` };
-}
-
-function failure(client: SocketEnd, end: Exclude<PacketEnd, { kind: 'arrived' }>): FailedConnection {
+  recorder.append(steps);
+  const step = end.step === null ? recorder.steps.length - 1 : base + end.step;
   switch (end.kind) {
-    case 'drop':
-      return { kind: 'refused', client, errno: 'ETIMEDOUT', step: end.step, reason: end.reason };
-    case 'reject':
-      return { kind: 'refused', client, errno: end.errno, step: end.step, reason: end.reason };
-    case 'left':
-      return { kind: 'left', client, step: end.step, reason: end.reason };
     case 'unknown':
-      return { kind: 'unknown', client, step: end.step, dependsOn: end.dependsOn };
+      return { kind: 'unknown', client, step, dependsOn: `the way of the answer (${what}): ${end.dependsOn}` };
+    case 'unreachable':
+      return { kind: 'unknown', client, step, dependsOn: `the way of the answer (${what}): ${end.reason}` };
+    case 'left':
+      return { kind: 'left', client, step, reason: `the answer (${what}) goes elsewhere: it leaves the node by ${end.device} of ${titleOf(simulation, end.namespace)}` };
+    case 'dropped':
+    case 'rejected':
+      return { kind: 'refused', client, errno: 'ETIMEDOUT', step, reason: `the answer (${what}) does not come back: ${end.reason}` };
+    case 'unclaimed':
+    case 'delivered': {
+      const { transport, destination } = end.packet;
+      const port = toPortNumber('destinationPort' in transport ? (transport.destinationPort ?? 0) : 0);
+      const reason = `the answer arrives at ${writeEndpoint({ address: destination, port })} in ${titleOf(simulation, end.namespace)}, where the client is not`;
+      return { kind: 'refused', client, errno: 'ETIMEDOUT', step, reason: `the answer (${what}) does not come back: ${reason}` };
+    }
   }
 }
 
-function isLocal(namespace: WorldNamespace, address: IpAddress): boolean {
-  return lookUpRoute(namespace, { destination: address, source: null, mark: 0, inInterface: 'lo' }).kind === 'local';
+function loseAck(simulation: Simulation, recorder: TraceRecorder, client: SocketEnd, { recorder: steps, result: { end } }: Aside): FailedConnection {
+  const base = recorder.steps.length;
+  recorder.append(steps);
+  const step = end.step === null ? recorder.steps.length - 1 : base + end.step;
+  if (end.kind === 'unknown') {
+    return { kind: 'unknown', client, step, dependsOn: end.dependsOn };
+  }
+  if (end.kind === 'left') {
+    return { kind: 'left', client, step, reason: `it leaves the node by ${end.device} of ${titleOf(simulation, end.namespace)}` };
+  }
+  const reason = 'reason' in end ? end.reason : 'it goes elsewhere';
+  return { kind: 'refused', client, errno: 'ETIMEDOUT', step, reason: `the last ACK does not get there: ${reason}` };
+}
+
+function socketNow(simulation: Simulation, namespace: WorldNamespace, socket: OpenSocket): OpenSocket | undefined {
+  return simulation.stateOf(namespace).sockets.connected(socket.protocol, socket.local, socket.remote);
+}
+
+function titleOf(simulation: Simulation, namespace: WorldNamespace['id']): string {
+  return simulation.world.namespaces.get(namespace)?.title ?? namespace;
 }

@@ -1,85 +1,123 @@
-import { isIpv4 } from '../../agent/protocol/ipAddress.ts';
 import type { IpAddress } from '../../agent/protocol/scalars.ts';
-import type { Route, RoutingRule } from '../../agent/protocol/snapshot.ts';
-import { prefixContains } from '../netfilter/addressPrefix.ts';
-import type { WorldNamespace } from './world.ts';
+import type { InterfaceAddress, Route } from '../../agent/protocol/snapshot.ts';
+import { Address, prefixTest } from '../netfilter/address.ts';
+import type { CompiledRoutingRule } from './routingTables.ts';
+import type { FamilyRules, WorldNamespace } from './world.ts';
 import { findLink } from './world.ts';
 
 /** What is looked up. A null source is the wildcard of a socket that is not bound. */
 export interface RouteQuery {
-  readonly destination: IpAddress;
-  readonly source: IpAddress | null;
+  readonly destination: Address;
+  readonly source: Address | null;
   readonly mark: number;
   /** The device that a packet arrived by; `lo` for one that is made here. */
   readonly inInterface: string;
+  /** The device that it must leave by (SO_BINDTODEVICE); null for any. */
+  readonly outInterface?: string | null;
 }
 
 export type RouteDecision =
   /** To this machine's own sockets. */
   | { readonly kind: 'local'; readonly route: Route }
-  | { readonly kind: 'unicast'; readonly route: Route; readonly device: string; readonly nextHop: IpAddress }
+  /** Broadcast or multicast: to whoever listens. */
+  | { readonly kind: 'many'; readonly route: Route; readonly device: string }
+  | { readonly kind: 'unicast'; readonly route: Route; readonly device: string; readonly nextHop: Address }
   /** No way there, with the errno that connect(2) gives. */
   | { readonly kind: 'refuse'; readonly errno: string; readonly reason: string; readonly table: number | null }
   | { readonly kind: 'unknown'; readonly dependsOn: string };
 
 /** What connect(2) answers for routes that lead nowhere (net/ipv4/fib_semantics.c, fib_props). */
-const REFUSING_TYPES: Readonly<Record<string, string>> = { unreachable: 'EHOSTUNREACH', prohibit: 'EACCES', blackhole: 'EINVAL', broadcast: 'ENETUNREACH', multicast: 'ENETUNREACH' };
+const REFUSING_TYPES: Readonly<Record<string, string>> = { unreachable: 'EHOSTUNREACH', prohibit: 'EACCES', blackhole: 'EINVAL' };
+const LOCAL_TABLE = 255;
+
+/** Gives the rules and routes of the family of an address. */
+export function familyOf(namespace: WorldNamespace, address: Address): FamilyRules {
+  return address.isIpv4 ? namespace.ipv4 : namespace.ipv6;
+}
 
 /**
  * Looks up the way to an address as the kernel does: rules by priority, in each table the longest prefix, of several the
- * least metric; `throw` goes on to the next rule (net/ipv4/fib_rules.c, fib_trie.c). Type of service is taken as 0.
+ * least metric; `throw` goes on to the next rule (net/ipv4/fib_rules.c, fib_trie.c; net/ipv6/route.c). Type of service is
+ * taken as 0.
  */
-export function lookUpRoute(namespace: WorldNamespace, query: RouteQuery): RouteDecision {
-  for (const rule of namespace.routingRules) {
-    if (!ruleMatches(rule, query)) {
+export function findRoute(namespace: WorldNamespace, query: RouteQuery): RouteDecision {
+  const { rules, tables } = familyOf(namespace, query.destination).routes;
+  for (const compiled of rules) {
+    if (!ruleMatches(compiled, query)) {
       continue;
     }
+    const { rule } = compiled;
     if (rule.table === null) {
       const errno = Object.hasOwn(REFUSING_TYPES, rule.action) ? REFUSING_TYPES[rule.action] : undefined;
       return errno === undefined
         ? { kind: 'unknown', dependsOn: `the routing rule of priority ${rule.priority} (${rule.action})` }
         : { kind: 'refuse', errno, reason: `the routing rule of priority ${rule.priority} says ${rule.action}`, table: null };
     }
-    const route = bestRoute(namespace.routes, rule.table, query.destination);
+    const route = tables.get(rule.table)?.find(query.destination, query.outInterface ?? null);
     if (route === undefined || route.type === 'throw') {
       continue;
     }
     return decideBy(route, query.destination);
   }
-  return { kind: 'refuse', errno: 'ENETUNREACH', reason: `there is no route to ${query.destination}`, table: null };
+  return { kind: 'refuse', errno: 'ENETUNREACH', reason: `there is no route to ${query.destination.text}`, table: null };
+}
+
+/** Like findRoute, for addresses as text. */
+export function lookUpRoute(namespace: WorldNamespace, query: { readonly destination: IpAddress; readonly source: IpAddress | null; readonly mark: number; readonly inInterface: string }): RouteDecision {
+  return findRoute(namespace, { ...query, destination: Address.of(query.destination), source: query.source === null ? null : Address.of(query.source) });
 }
 
 /**
  * Gives the source address that a socket without one gets (net/ipv4/route.c, ip_route_output_key_hash_rcu, and
- * net/ipv4/devinet.c, inet_select_addr); null where the device has no address.
+ * net/ipv4/devinet.c, inet_select_addr; net/ipv6/addrconf.c, ipv6_dev_get_saddr); null where the device has no address.
  */
-export function selectSource(namespace: WorldNamespace, decision: Extract<RouteDecision, { kind: 'local' | 'unicast' }>, destination: IpAddress): IpAddress | null {
-  if (decision.route.preferredSource !== null) {
-    return decision.route.preferredSource;
+export function selectSource(namespace: WorldNamespace, decision: Extract<RouteDecision, { kind: 'local' | 'many' | 'unicast' }>, destination: Address): Address | null {
+  const { preferredSource } = decision.route;
+  if (preferredSource !== null) {
+    return Address.of(preferredSource);
   }
   if (decision.kind === 'local') {
     return destination;
   }
-  return selectDeviceAddress(namespace, decision.device, decision.nextHop);
+  return selectDeviceAddress(namespace, decision.device, decision.kind === 'unicast' && destination.isIpv4 ? decision.nextHop : destination);
 }
 
-/** Gives the address of a device that packets to `nextHop` carry: of its subnet where there is one, else the first. */
-export function selectDeviceAddress(namespace: WorldNamespace, device: string, nextHop: IpAddress): IpAddress | null {
-  const link = findLink(namespace, device);
-  const usable = link?.addresses.filter((entry) => entry.scope !== 'host' && isIpv4(entry.address)) ?? [];
-  return (usable.find((entry) => prefixContains(entry, nextHop)) ?? usable[0])?.address ?? selectAnyAddress(namespace);
-}
-
-/** The type of an address for `-m addrtype` (net/ipv4/fib_frontend.c, __inet_dev_addr_type). */
-export function addressType(namespace: WorldNamespace, address: IpAddress): string {
-  const first = Number(address.slice(0, address.indexOf('.')));
-  if (first === 0 || address === '255.255.255.255') {
-    return 'BROADCAST';
+/** Gives the address of a device that packets to `towards` carry: IPv4 of its subnet where there is one, else the first; IPv6 by RFC 6724. */
+export function selectDeviceAddress(namespace: WorldNamespace, device: string, towards: Address): Address | null {
+  const entries = findLink(namespace, device)?.addresses ?? [];
+  if (!towards.isIpv4) {
+    return selectIpv6Address(namespace, entries, towards);
   }
-  if (first >= 224 && first < 240) {
+  const usable = entries.filter((entry) => entry.scope !== 'host' && Address.of(entry.address).isIpv4);
+  const chosen = usable.find((entry) => prefixTest(entry)(towards)) ?? usable[0];
+  return chosen === undefined ? selectAnyAddress(namespace) : Address.of(chosen.address);
+}
+
+/** The type of an address for `-m addrtype` (net/ipv4/fib_frontend.c, __inet_dev_addr_type; net/netfilter/xt_addrtype.c for IPv6). */
+export function addressType(namespace: WorldNamespace, address: Address, device: string | null): string {
+  if (address.isIpv4) {
+    const first = address.w0 >>> 24;
+    if (first === 0 || address.w0 === -1) {
+      return 'BROADCAST';
+    }
+    if (first >= 224 && first < 240) {
+      return 'MULTICAST';
+    }
+    const route = familyOf(namespace, address).routes.tables.get(LOCAL_TABLE)?.find(address, null);
+    return route === undefined || (device !== null && route.device !== device) ? 'UNICAST' : route.type.toUpperCase();
+  }
+  if (address.w0 >>> 24 === 0xff) {
     return 'MULTICAST';
   }
-  return bestRoute(namespace.routes, 255, address)?.type.toUpperCase() ?? 'UNICAST';
+  const found = findRoute(namespace, { destination: address, source: null, mark: 0, inInterface: 'lo', outInterface: device });
+  switch (found.kind) {
+    case 'local':
+      return device === null || found.route.device === device ? 'LOCAL' : 'UNICAST';
+    case 'refuse':
+      return 'UNREACHABLE';
+    default:
+      return 'UNICAST';
+  }
 }
 
 /** Writes a route as `ip route` does, without its table. */
@@ -93,47 +131,71 @@ export function writeRoute(route: Route): string {
   ].join(' ');
 }
 
-function ruleMatches(rule: RoutingRule, query: RouteQuery): boolean {
+function ruleMatches({ rule, matchesSource, matchesDestination }: CompiledRoutingRule, query: RouteQuery): boolean {
   return (
-    (rule.source === null || (query.source !== null && prefixContains(rule.source, query.source)) || rule.source.prefixLength === 0) &&
-    (rule.destination === null || prefixContains(rule.destination, query.destination)) &&
+    (matchesSource === null || (query.source !== null && matchesSource(query.source))) &&
+    (matchesDestination === null || matchesDestination(query.destination)) &&
     (rule.mark === null || ((query.mark ^ rule.mark.value) & rule.mark.mask) === 0) &&
     (rule.inInterface === null || rule.inInterface === query.inInterface) &&
-    rule.outInterface === null
+    (rule.outInterface === null || rule.outInterface === query.outInterface)
   );
 }
 
-function bestRoute(routes: readonly Route[], table: number, destination: IpAddress): Route | undefined {
-  let best: Route | undefined;
-  for (const route of routes) {
-    if (route.table !== table || !prefixContains(route.destination, destination)) {
-      continue;
+function decideBy(route: Route, destination: Address): RouteDecision {
+  switch (route.type) {
+    case 'local':
+    case 'anycast':
+      return { kind: 'local', route };
+    case 'broadcast':
+    case 'multicast':
+      return route.device === null ? { kind: 'unknown', dependsOn: `the route ${writeRoute(route)}` } : { kind: 'many', route, device: route.device };
+    case 'unicast':
+      return route.device === null
+        ? { kind: 'unknown', dependsOn: `which next hop of the route ${writeRoute(route)} is taken` }
+        : { kind: 'unicast', route, device: route.device, nextHop: route.gateway === null ? destination : Address.of(route.gateway) };
+    default: {
+      const errno = Object.hasOwn(REFUSING_TYPES, route.type) ? REFUSING_TYPES[route.type] : undefined;
+      return errno === undefined
+        ? { kind: 'unknown', dependsOn: `the route ${writeRoute(route)}` }
+        : { kind: 'refuse', errno, reason: `the route to it is '${writeRoute(route)}'`, table: route.table };
     }
-    const longer = best === undefined ? 1 : route.destination.prefixLength - best.destination.prefixLength;
-    if (best === undefined || longer > 0 || (longer === 0 && route.metric < best.metric)) {
-      best = route;
+  }
+}
+
+/** inet_select_addr takes an address of any other device where the device has none, but none of scope host. */
+function selectAnyAddress(namespace: WorldNamespace): Address | null {
+  const entry = namespace.state.links.flatMap((link) => link.addresses).find(({ scope, address }) => scope === 'global' && Address.of(address).isIpv4);
+  return entry === undefined ? null : Address.of(entry.address);
+}
+
+/** RFC 6724: the same address, then a scope that reaches, then the longest common prefix. */
+function selectIpv6Address(namespace: WorldNamespace, own: readonly InterfaceAddress[], towards: Address): Address | null {
+  const isLinkLocal = (address: Address): boolean => (address.w0 & -0x40_0000) === (0xfe80_0000 | 0);
+  const candidates = (entries: readonly InterfaceAddress[]): Address[] => entries.map(({ address }) => Address.of(address)).filter((address) => !address.isIpv4 && !(address.w0 === 0 && address.w1 === 0 && address.w2 === 0 && address.w3 === 1));
+  const near = candidates(own);
+  const all = isLinkLocal(towards) ? near : [...near, ...candidates(namespace.state.links.flatMap(({ addresses }) => addresses)).filter((address) => !isLinkLocal(address))];
+  const rank = (address: Address): readonly number[] => [
+    address.equals(towards) ? 1 : 0,
+    isLinkLocal(towards) || !isLinkLocal(address) ? 1 : 0,
+    near.includes(address) ? 1 : 0,
+    commonBits(address, towards),
+  ];
+  let best: Address | null = null;
+  for (const address of all) {
+    if (best === null || compareRanks(rank(address), rank(best)) > 0) {
+      best = address;
     }
   }
   return best;
 }
 
-function decideBy(route: Route, destination: IpAddress): RouteDecision {
-  if (route.type === 'local') {
-    return { kind: 'local', route };
-  }
-  if (route.type !== 'unicast') {
-    const errno = Object.hasOwn(REFUSING_TYPES, route.type) ? REFUSING_TYPES[route.type] : undefined;
-    return errno === undefined
-      ? { kind: 'unknown', dependsOn: `the route ${writeRoute(route)}` }
-      : { kind: 'refuse', errno, reason: `the route to it is '${writeRoute(route)}'`, table: route.table };
-  }
-  return route.device === null
-    ? { kind: 'unknown', dependsOn: `which next hop of the route ${writeRoute(route)} is taken` }
-    : { kind: 'unicast', route, device: route.device, nextHop: route.gateway ?? destination };
+function compareRanks(left: readonly number[], right: readonly number[]): number {
+  const index = left.findIndex((value, at) => value !== right[at]);
+  return index < 0 ? 0 : (left[index] ?? 0) - (right[index] ?? 0);
 }
 
-/** inet_select_addr takes an address of any other device where the device has none, but none of scope host. */
-function selectAnyAddress(namespace: WorldNamespace): IpAddress | null {
-  const entries = namespace.state.links.flatMap((link) => link.addresses);
-  return entries.find((entry) => entry.scope === 'global' && isIpv4(entry.address))?.address ?? null;
+function commonBits(left: Address, right: Address): number {
+  const words = [left.w0 ^ right.w0, left.w1 ^ right.w1, left.w2 ^ right.w2, left.w3 ^ right.w3];
+  const index = words.findIndex((word) => word !== 0);
+  return index < 0 ? 128 : index * 32 + Math.clz32(words[index] ?? 0);
 }

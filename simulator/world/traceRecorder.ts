@@ -10,11 +10,14 @@ export interface StepDraft {
   readonly reason: string;
 }
 
+const NO_CONDITIONS: readonly Condition[] = [];
+
 /** Gathers the steps of a trace in order, with what they count to. */
 export class TraceRecorder {
   readonly #steps: TraceStep[] = [];
   #leg = 0;
   #phase: TracePhase = 'socket';
+  #packet: number | null = null;
   /** Tables that were asked for packets of the flow. */
   tablesVisited = 0;
   /** Rules that were compared with packets of the flow; policies are not rules. */
@@ -30,10 +33,24 @@ export class TraceRecorder {
     this.#phase = phase;
   }
 
+  /** Says which phase the steps that follow belong to, and gives the one before. */
+  enterPhase(phase: TracePhase): TracePhase {
+    const before = this.#phase;
+    this.#phase = phase;
+    return before;
+  }
+
+  /** Says which packet the steps that follow are about; null for none. */
+  enterPacket(packet: number | null): void {
+    this.#packet = packet;
+  }
+
   /** Adds a step and gives its index. */
   add(draft: StepDraft): number {
     const index = this.#steps.length;
-    this.#steps.push({ index, leg: this.#leg, phase: this.#phase, conditions: [], ...draft });
+    const { place, before, after, conditions = NO_CONDITIONS, decision, reason } = draft;
+    const step: TraceStep = this.#packet === null ? { index, leg: this.#leg, phase: this.#phase, place, before, after, conditions, decision, reason } : { index, leg: this.#leg, phase: this.#phase, packet: this.#packet, place, before, after, conditions, decision, reason };
+    this.#steps.push(step);
     return index;
   }
 

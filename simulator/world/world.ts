@@ -1,10 +1,14 @@
-import { isIpv4 } from '../../agent/protocol/ipAddress.ts';
+import { isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import type { IpAddress, NamespaceId } from '../../agent/protocol/scalars.ts';
 import type { NetworkLink, NetworkNamespace, Route, RoutingRule, Snapshot } from '../../agent/protocol/snapshot.ts';
-import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
+import type { CompiledTable } from '../netfilter/compileTable.ts';
+import { compileTable } from '../netfilter/compileTable.ts';
 import { readRuleSet } from '../netfilter/readRuleSet.ts';
-import type { Match, ParsedRuleSet, Table } from '../netfilter/ruleSet.ts';
+import { Address, maskWords } from '../netfilter/address.ts';
+import type { Match, ParsedRuleSet, Rule, Table, Target } from '../netfilter/ruleSet.ts';
 import { UNREADABLE_RULE } from '../netfilter/ruleSet.ts';
+import type { RoutingTables } from './routingTables.ts';
+import { compileRoutes } from './routingTables.ts';
 
 /** A snapshot made ready to be asked: rule sets read, defaults of the kernel filled in. It never changes. */
 export interface World {
@@ -12,19 +16,31 @@ export interface World {
   readonly namespaces: ReadonlyMap<NamespaceId, WorldNamespace>;
 }
 
-/** One network namespace of a world. IPv4 only. */
+/** The rules of one address family in a namespace, ready for packets. */
+export interface FamilyRules {
+  /** The rule sets, in the order in which they are asked at the same priority. */
+  readonly ruleSets: readonly ParsedRuleSet[];
+  readonly tables: ReadonlyMap<Table['name'], readonly CompiledTable[]>;
+  /** Whether conntrack is on: it is where something needs it (nf_ct_netns_get). */
+  readonly tracksConnections: boolean;
+  /** Whether fragments are collected before rules see them: where conntrack is on, and for TPROXY and `-m socket`. */
+  readonly collectsFragments: boolean;
+  readonly routes: RoutingTables;
+}
+
+export type FamilyName = 'ipv4' | 'ipv6';
+
+/** One network namespace of a world. */
 export interface WorldNamespace {
   readonly id: NamespaceId;
   /** A name that people know: that of the pod, else of the namespace. Untrusted text. */
   readonly title: string;
   readonly state: NetworkNamespace;
-  readonly routes: readonly Route[];
-  /** In the order of their priority. */
-  readonly routingRules: readonly RoutingRule[];
-  /** The IPv4 rule sets, in the order in which they are asked at the same priority. */
-  readonly ruleSets: readonly ParsedRuleSet[];
-  /** Whether conntrack is on: it is where something needs it (nf_ct_netns_get). */
-  readonly tracksConnections: boolean;
+  readonly ipv4: FamilyRules;
+  readonly ipv6: FamilyRules;
+  readonly linksByName: ReadonlyMap<string, NetworkLink>;
+  /** Every address that the namespace owns, as text. */
+  readonly ownAddresses: ReadonlySet<string>;
   /** What was taken to be so because the snapshot does not tell; sentences. */
   readonly assumptions: readonly string[];
 }
@@ -44,7 +60,7 @@ export function buildWorld(snapshot: Snapshot): World {
 
 /** Gives the link of a name, or undefined. */
 export function findLink(namespace: WorldNamespace, name: string): NetworkLink | undefined {
-  return namespace.state.links.find((link) => link.name === name);
+  return namespace.linksByName.get(name);
 }
 
 /** Gives the IPv4 addresses of a link in the kernel's order, the primary one first. */
@@ -54,7 +70,7 @@ export function ipv4Addresses(link: NetworkLink): readonly IpAddress[] {
 
 /** Says whether a namespace owns an address: such an address is delivered to its sockets. */
 export function ownsAddress(namespace: WorldNamespace, address: IpAddress): boolean {
-  return namespace.state.links.some((link) => link.addresses.some((entry) => entry.address === address));
+  return namespace.ownAddresses.has(address);
 }
 
 /** Gives a sysctl as a number, or null where the snapshot does not have it. */
@@ -63,62 +79,90 @@ export function readSysctl(namespace: WorldNamespace, name: string): number | nu
   return text !== undefined && /^-?\d{1,9}$/.test(text.trim()) ? Number(text) : null;
 }
 
-/** Gives a table of every rule set that has it. */
-export function tablesNamed(namespace: WorldNamespace, name: Table['name']): readonly Table[] {
-  return namespace.ruleSets.flatMap((ruleSet) => ruleSet.tables.filter((table) => table.name === name));
+/** Gives the tables of a name that a family has, one of each backend. */
+export function tablesNamed(rules: FamilyRules, name: Table['name']): readonly CompiledTable[] {
+  return rules.tables.get(name) ?? [];
 }
 
 function buildNamespace(snapshot: Snapshot, state: NetworkNamespace): WorldNamespace {
   const assumptions: string[] = [];
   const title = snapshot.pods.find((pod) => pod.namespace === state.id)?.name ?? state.names[0] ?? `namespace ${state.id}`;
-  const ruleSets = state.ruleSets.filter((ruleSet) => ruleSet.family === 'ipv4').map((ruleSet) => readRuleSet(ruleSet.text));
-  for (const { problems } of ruleSets) {
-    const [first] = problems;
-    if (first !== undefined) {
-      assumptions.push(`${problems.length} line(s) of the iptables rules of ${title} could not be read, the first at line ${first.line}: ${first.message}`);
-    }
-  }
-  if (ruleSets.filter((ruleSet) => ruleSet.tables.length > 0).length > 1) {
-    assumptions.push(`${title} has rules in both iptables backends. At one hook they are asked in the order in which they were loaded, which is not known; here nft comes as listed.`);
-  }
   return {
     id: state.id,
     title,
     state,
-    routes: withLocalRoutes(state),
-    routingRules: withDefaultRules(state.routingRules.filter((rule) => rule.family === 'ipv4')),
-    ruleSets,
-    tracksConnections: ruleSets.some(needsConntrack) || state.conntrack.length > 0,
+    ipv4: buildFamily(state, 'ipv4', title, assumptions),
+    ipv6: buildFamily(state, 'ipv6', title, assumptions),
+    linksByName: new Map(state.links.map((link) => [link.name, link])),
+    ownAddresses: new Set(state.links.flatMap((link) => link.addresses.map(({ address }) => address))),
     assumptions,
   };
 }
 
-/** Routes of table local come with each address (net/ipv4/fib_frontend.c, fib_add_ifaddr); a snapshot may leave them out. */
-function withLocalRoutes(state: NetworkNamespace): readonly Route[] {
-  const routes = state.routes.filter((route) => route.family === 'ipv4');
+function buildFamily(state: NetworkNamespace, family: FamilyName, title: string, assumptions: string[]): FamilyRules {
+  const ruleSets = state.ruleSets.filter((ruleSet) => ruleSet.family === family).map((ruleSet) => readRuleSet(ruleSet.text));
+  const program = family === 'ipv4' ? 'iptables' : 'ip6tables';
+  for (const { problems } of ruleSets) {
+    const [first] = problems;
+    if (first !== undefined) {
+      assumptions.push(`${problems.length} line(s) of the ${program} rules of ${title} could not be read, the first at line ${first.line}: ${first.message}`);
+    }
+  }
+  if (ruleSets.filter((ruleSet) => ruleSet.tables.length > 0).length > 1) {
+    assumptions.push(`${title} has rules in both ${program} backends. At one hook they are asked in the order in which they were loaded, which is not known; here nft comes as listed.`);
+  }
+  const tables = new Map<Table['name'], CompiledTable[]>();
+  for (const table of ruleSets.flatMap((ruleSet) => ruleSet.tables)) {
+    tables.set(table.name, [...(tables.get(table.name) ?? []), compileTable(table)]);
+  }
+  const tracksConnections = ruleSets.some(needsConntrack) || state.conntrack.some((entry) => isIpv4(entry.original.source.address) === (family === 'ipv4'));
+  return {
+    ruleSets,
+    tables,
+    tracksConnections,
+    collectsFragments: tracksConnections || ruleSets.some(needsWholePackets),
+    routes: compileRoutes(withLocalRoutes(state, family), withDefaultRules(state.routingRules.filter((rule) => rule.family === family), family)),
+  };
+}
+
+/** Routes of table local come with each address (net/ipv4/fib_frontend.c, fib_add_ifaddr; net/ipv6/addrconf.c); a snapshot may leave them out. */
+function withLocalRoutes(state: NetworkNamespace, family: FamilyName): readonly Route[] {
+  const routes = state.routes.filter((route) => route.family === family);
   if (routes.some((route) => route.table === LOCAL_TABLE)) {
     return routes;
   }
-  const local = (address: IpAddress, prefixLength: number, device: string, preferredSource: IpAddress): Route => ({
-    family: 'ipv4', type: 'local', destination: { address, prefixLength }, gateway: null, device, preferredSource, table: LOCAL_TABLE, metric: 0, scope: 'host',
+  const up = state.links.filter((link) => link.up);
+  const local = (type: string, address: IpAddress, prefixLength: number, device: string, preferredSource: IpAddress | null): Route => ({
+    family, type, destination: { address, prefixLength }, gateway: null, device, preferredSource, table: LOCAL_TABLE, metric: 0, scope: 'host',
   });
-  const derived = state.links
-    .filter((link) => link.up)
-    .flatMap((link) => ipv4Addresses(link).map((address) => local(address, 32, link.name, address)));
-  const loopback = state.links.find((link) => link.kind === 'loopback' && link.up);
-  const whole = loopback === undefined ? [] : [local(toIpAddress('127.0.0.0'), 8, loopback.name, toIpAddress('127.0.0.1'))];
-  return [...routes, ...derived, ...whole];
+  if (family === 'ipv6') {
+    return [
+      ...routes,
+      ...up.flatMap((link) => link.addresses.filter(({ address }) => !isIpv4(address)).map(({ address }) => local('local', address, 128, link.name, null))),
+      ...up.filter((link) => link.kind !== 'loopback').map((link) => local('multicast', toIpAddress('ff00::'), 8, link.name, null)),
+    ];
+  }
+  const broadcasts = up.flatMap((link) => link.addresses.filter(({ address, prefixLength }) => isIpv4(address) && prefixLength < 31).map((entry) => local('broadcast', lastAddress(entry), 32, link.name, entry.address)));
+  const derived = up.flatMap((link) => ipv4Addresses(link).map((address) => local('local', address, 32, link.name, address)));
+  const loopback = up.find((link) => link.kind === 'loopback');
+  const whole = loopback === undefined ? [] : [local('local', toIpAddress('127.0.0.0'), 8, loopback.name, toIpAddress('127.0.0.1'))];
+  return [...routes, ...derived, ...broadcasts, ...whole];
 }
 
-/** The three rules that every namespace begins with (net/ipv4/fib_rules.c, fib_default_rules_init). */
-function withDefaultRules(rules: readonly RoutingRule[]): readonly RoutingRule[] {
+/** The broadcast address of a network. */
+function lastAddress({ address, prefixLength }: { readonly address: IpAddress; readonly prefixLength: number }): IpAddress {
+  return Address.ofIpv4(Address.of(address).w0 | ~maskWords(prefixLength)[0]).text;
+}
+
+/** The rules that every namespace begins with (net/ipv4/fib_rules.c, fib_default_rules_init; net/ipv6/fib6_rules.c). */
+function withDefaultRules(rules: readonly RoutingRule[], family: FamilyName): readonly RoutingRule[] {
   if (rules.length > 0) {
     return rules.toSorted((left, right) => left.priority - right.priority);
   }
   const lookup = (priority: number, table: number): RoutingRule => ({
-    family: 'ipv4', priority, source: null, destination: null, mark: null, inInterface: null, outInterface: null, table, action: 'lookup',
+    family, priority, source: null, destination: null, mark: null, inInterface: null, outInterface: null, table, action: 'lookup',
   });
-  return [lookup(0, LOCAL_TABLE), lookup(32_766, MAIN_TABLE), lookup(32_767, DEFAULT_TABLE)];
+  return [lookup(0, LOCAL_TABLE), lookup(32_766, MAIN_TABLE), ...(family === 'ipv4' ? [lookup(32_767, DEFAULT_TABLE)] : [])];
 }
 
 /**
@@ -126,16 +170,28 @@ function withDefaultRules(rules: readonly RoutingRule[]): readonly RoutingRule[]
  * alone, and NOTRACK, do not need it: a nat table without NAT rules is never asked.
  */
 function needsConntrack(ruleSet: ParsedRuleSet): boolean {
-  const rules = ruleSet.tables.flatMap((table) => [...table.chains.values()].flatMap((chain) => chain.rules));
-  return rules.some(({ target, matches }) => CONNTRACK_TARGETS.has(target.kind === 'unknown' ? target.name : target.kind) || matches.some(matchNeedsConntrack));
+  return rulesOf(ruleSet).some(({ target, matches }) => CONNTRACK_TARGETS.has(targetName(target)) || matches.some(matchNeedsConntrack));
+}
+
+/** TPROXY and `-m socket` see whole packets only (nf_defrag_ipv4_enable). */
+function needsWholePackets(ruleSet: ParsedRuleSet): boolean {
+  return rulesOf(ruleSet).some(({ target, matches }) => target.kind === 'tproxy' || matches.some((match) => 'module' in match && match.module === 'socket'));
+}
+
+function rulesOf(ruleSet: ParsedRuleSet): readonly Rule[] {
+  return ruleSet.tables.flatMap((table) => [...table.chains.values()].flatMap((chain) => chain.rules));
+}
+
+function targetName(target: Target): string {
+  return 'name' in target && target.kind !== 'chain' && target.kind !== 'notrack' ? target.name : target.kind;
 }
 
 function matchNeedsConntrack(match: Match): boolean {
-  return match.kind === 'connectionState' || match.kind === 'connectionMark' || ((match.kind === 'unknown' || match.kind === 'module') && CONNTRACK_MODULES.has(match.module));
+  return match.kind === 'connectionState' || match.kind === 'connectionMark' || ('module' in match && CONNTRACK_MODULES.has(match.module));
 }
 
 /** Targets that switch conntrack on: kinds that are modelled, names of those that are not. */
-const CONNTRACK_TARGETS = new Set(['redirect', 'dnat', 'snat', 'masquerade', 'connectionMark', 'CT', 'NETMAP', 'SYNPROXY', 'CONNSECMARK', UNREADABLE_RULE]);
+const CONNTRACK_TARGETS = new Set(['redirect', 'dnat', 'snat', 'masquerade', 'connectionMark', 'CT', 'NETMAP', 'SYNPROXY', 'CONNSECMARK', 'CONNMARK', UNREADABLE_RULE]);
 
 /** Matches that do. */
 const CONNTRACK_MODULES = new Set(['conntrack', 'state', 'connmark', 'connbytes', 'connlimit', 'connlabel', 'helper', 'cluster']);

@@ -1,0 +1,35 @@
+import type { Hook } from '../../agent/protocol/trace.ts';
+import type { Address } from './address.ts';
+import type { MatchState } from './matchState.ts';
+import type { Packet } from './packet.ts';
+
+/** Three-valued: what the world does not tell is null. */
+export type Known<Value> = Value | null;
+
+/** What matches and targets ask beyond the packet: the namespace that they run in. */
+export interface MatchEnvironment {
+  readonly hook: Hook;
+  /** The type of an address for addrtype, `LOCAL`, `UNICAST`, …; with a device only as that device sees it. */
+  readonly addressType: (address: Address, device: string | null) => Known<string>;
+  /** Seconds since 1970, with fractions; does not go on by itself. */
+  readonly now: number;
+  /** What recent, limit and their like remember. */
+  readonly state: MatchState;
+  /** Whether a packet's source would be reached by the interface that it came from (rpfilter). */
+  readonly reversePath: (packet: Packet, options: { readonly loose: boolean; readonly validMark: boolean; readonly acceptLocal: boolean }) => Known<boolean>;
+  /** The socket of this namespace that a packet belongs to, for `-m socket`; undefined where there is none. */
+  readonly findSocket: (packet: Packet) => Known<SocketFacts> | undefined;
+  /** Hands a packet to a local socket for TPROXY; false where there is none that is transparent, null where that is not known. */
+  readonly assignSocket: (packet: Packet, address: Address | null, port: number) => Known<boolean>;
+  /** How many connections of the table a packet's connection shares its source (or destination) network with, itself among them. */
+  readonly countConnections: (packet: Packet, prefixLength: number, byDestination: boolean) => Known<number>;
+  /** Whether an IP set of the namespace has what is asked; null where the set is not known. */
+  readonly testSet: (name: string, packet: Packet, directions: readonly string[]) => Known<boolean>;
+}
+
+/** What `-m socket` asks of a socket. */
+export interface SocketFacts {
+  readonly isWildcard: boolean;
+  readonly isTransparent: Known<boolean>;
+  readonly mark: number;
+}

@@ -1,0 +1,146 @@
+import type { Hook } from '../../agent/protocol/trace.ts';
+import { Address } from '../netfilter/address.ts';
+import { Packet, TCP_FLAG_BITS, isIcmpError } from '../netfilter/packet.ts';
+import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
+import type { WorldPacket } from './hooks.ts';
+import type { RouteDecision } from './routing.ts';
+import { findRoute, selectSource } from './routing.ts';
+import { KERNEL_SOCKET } from './sockets.ts';
+import type { WorldNamespace } from './world.ts';
+import { readSysctl } from './world.ts';
+
+/** A packet that a kernel sends because of another, with the way that it was given. */
+export interface Answer {
+  readonly packet: WorldPacket;
+  readonly route: RouteDecision;
+}
+
+/** What a kernel says in an ICMP error, by its two families. */
+export const ICMP_ERRORS = {
+  netUnreachable: { ipv4: [3, 0], ipv6: [1, 0] },
+  hostUnreachable: { ipv4: [3, 1], ipv6: [1, 3] },
+  protocolUnreachable: { ipv4: [3, 2], ipv6: [4, 1] },
+  portUnreachable: { ipv4: [3, 3], ipv6: [1, 4] },
+  prohibited: { ipv4: [3, 13], ipv6: [1, 1] },
+  timeExceeded: { ipv4: [11, 0], ipv6: [3, 0] },
+  redirect: { ipv4: [5, 1], ipv6: [137, 0] },
+} as const satisfies Readonly<Record<string, Readonly<Record<'ipv4' | 'ipv6', readonly [number, number]>>>>;
+
+/** The answers of REJECT (libipt_REJECT.c, libip6t_REJECT.c) as ICMP types and codes. */
+const REJECT_ANSWERS: Readonly<Record<string, readonly [number, number]>> = {
+  'icmp-net-unreachable': [3, 0], 'icmp-host-unreachable': [3, 1], 'icmp-proto-unreachable': [3, 2], 'icmp-port-unreachable': [3, 3],
+  'icmp-net-prohibited': [3, 9], 'icmp-host-prohibited': [3, 10], 'icmp-admin-prohibited': [3, 13],
+  'icmp6-no-route': [1, 0], 'no-route': [1, 0], 'icmp6-adm-prohibited': [1, 1], 'adm-prohibited': [1, 1], 'icmp6-addr-unreachable': [1, 3], 'addr-unreach': [1, 3],
+  'icmp6-port-unreachable': [1, 4], 'port-unreach': [1, 4], 'icmp6-policy-fail': [1, 5], 'policy-fail': [1, 5], 'icmp6-reject-route': [1, 6], 'reject-route': [1, 6],
+};
+
+/**
+ * Makes the answer of REJECT (net/ipv4/netfilter/nf_reject_ipv4.c, net/ipv6/netfilter/nf_reject_ipv6.c): null where the kernel
+ * sends none (to a reset, to a later fragment, to multicast), undefined where the kind of answer is not known.
+ */
+export function rejectAnswer(namespace: WorldNamespace, packet: WorldPacket, kind: string, hook: Hook): Answer | null | undefined {
+  if (kind === 'tcp-reset') {
+    return packet.protocol === PROTOCOL.tcp ? rejectReset(namespace, packet) : null;
+  }
+  const wrongFamily = kind === 'icmp-port-unreachable' && !packet.isIpv4 ? ICMP_ERRORS.portUnreachable.ipv6 : undefined;
+  const answer = wrongFamily ?? (Object.hasOwn(REJECT_ANSWERS, kind) ? REJECT_ANSWERS[kind] : undefined);
+  return answer === undefined ? undefined : icmpError(namespace, packet, answer, hook === 'INPUT' ? packet.destination : null);
+}
+
+/** nf_send_reset: a segment in the other direction, which carries the connection as RELATED. */
+function rejectReset(namespace: WorldNamespace, packet: WorldPacket): Answer | null {
+  if ((packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0 || !packet.hasTransport || isMany(packet.destination)) {
+    return null;
+  }
+  const answer = turnedRound(packet);
+  answer.tcpFlags = resetFlags(packet);
+  answer.mark = reflectedMark(namespace, packet);
+  answer.tracking = relatedTracking(packet);
+  answer.trackingDone = answer.tracking !== null;
+  return { packet: answer, route: findRoute(namespace, { destination: answer.destination, source: answer.source, mark: answer.mark, inInterface: 'lo' }) };
+}
+
+/** Makes the segment that TCP answers with for a socket that does not exist (net/ipv4/tcp_ipv4.c, tcp_v4_send_reset); null to a reset. */
+export function tcpReset(namespace: WorldNamespace, packet: WorldPacket): Answer | null {
+  return (packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0 ? null : tcpAnswer(namespace, packet, resetFlags(packet), null);
+}
+
+/** Makes a segment in the other direction: of a socket, or with null of the kernel's own. */
+export function tcpAnswer(namespace: WorldNamespace, packet: WorldPacket, flags: number, owner: WorldPacket['socket']): Answer {
+  const answer = turnedRound(packet);
+  answer.tcpFlags = flags;
+  answer.tcpOptions = (flags & TCP_FLAG_BITS.SYN) === 0 ? [] : packet.tcpOptions;
+  answer.mss = (flags & TCP_FLAG_BITS.SYN) === 0 ? null : packet.mss;
+  answer.socket = owner ?? KERNEL_SOCKET;
+  answer.mark = owner?.mark ?? reflectedMark(namespace, packet);
+  return withRoute(namespace, answer);
+}
+
+/** Makes the answer to an echo request (net/ipv4/icmp.c, icmp_reply; net/ipv6/icmp.c, icmpv6_echo_reply). */
+export function echoReply(namespace: WorldNamespace, packet: WorldPacket): Answer {
+  const answer = turnedRound(packet);
+  answer.icmpType = packet.isIpv4 ? 0 : 129;
+  answer.icmpId = packet.icmpId;
+  answer.payload = packet.payload;
+  answer.tos = packet.tos;
+  answer.mark = reflectedMark(namespace, packet);
+  answer.socket = KERNEL_SOCKET;
+  return withRoute(namespace, answer);
+}
+
+/**
+ * Makes an ICMP error about a packet (net/ipv4/icmp.c, __icmp_send; net/ipv6/icmp.c, icmp6_send). `source` is the address that
+ * the packet had found here; null for routing to choose. Null where RFC 1122 forbids one.
+ */
+export function icmpError(namespace: WorldNamespace, packet: WorldPacket, [type, code]: readonly [number, number], source: Address | null): Answer | null {
+  const isFromNowhere = packet.source.w0 === 0 && packet.source.w1 === 0 && packet.source.w2 === 0 && packet.source.w3 === 0;
+  if (isIcmpError(packet.protocol, packet.icmpType) || !packet.hasTransport || isMany(packet.destination) || isMany(packet.source) || isFromNowhere || packet.packetType !== 'unicast') {
+    return null;
+  }
+  const mark = reflectedMark(namespace, packet);
+  const route = findRoute(namespace, { destination: packet.source, source, mark, inInterface: 'lo' });
+  const chosen = source ?? (route.kind === 'local' || route.kind === 'unicast' ? selectSource(namespace, route, packet.source) : null);
+  if (chosen === null || route.kind === 'refuse') {
+    return null;
+  }
+  const answer: WorldPacket = new Packet(chosen, packet.source, packet.isIpv4 ? PROTOCOL.icmp : PROTOCOL.icmpv6);
+  answer.icmpType = type;
+  answer.icmpCode = code;
+  answer.about = packet.copyWire();
+  answer.tos = packet.isIpv4 ? (packet.tos & 0x1e) | 0xc0 : 0;
+  answer.mark = mark;
+  answer.socket = KERNEL_SOCKET;
+  answer.tracking = relatedTracking(packet);
+  answer.trackingDone = answer.tracking !== null;
+  return { packet: answer, route };
+}
+
+/** Says whether an address stands for many: multicast, or the broadcast to everyone. */
+export function isMany(address: Address): boolean {
+  return address.isIpv4 ? address.w0 === -1 || (address.w0 >>> 28) === 0xe : (address.w0 >>> 24) === 0xff;
+}
+
+function resetFlags(packet: WorldPacket): number {
+  return (packet.tcpFlags & TCP_FLAG_BITS.ACK) !== 0 ? TCP_FLAG_BITS.RST : TCP_FLAG_BITS.RST | TCP_FLAG_BITS.ACK;
+}
+
+/** nf_conntrack_core.c, nf_conntrack_attach. */
+function relatedTracking(packet: WorldPacket): WorldPacket['tracking'] {
+  return packet.tracking === null ? null : { connection: packet.tracking.connection, isReply: !packet.tracking.isReply, state: 'RELATED' };
+}
+
+/** IP4_REPLY_MARK: what the kernel itself answers has no mark unless fwmark_reflect says so. */
+function reflectedMark(namespace: WorldNamespace, packet: WorldPacket): number {
+  return readSysctl(namespace, `net.${packet.isIpv4 ? 'ipv4' : 'ipv6'}.fwmark_reflect`) === 1 ? packet.mark : 0;
+}
+
+function turnedRound(packet: WorldPacket): WorldPacket {
+  const answer: WorldPacket = new Packet(packet.destination, packet.source, packet.protocol);
+  answer.sourcePort = packet.destinationPort;
+  answer.destinationPort = packet.sourcePort;
+  return answer;
+}
+
+function withRoute(namespace: WorldNamespace, packet: WorldPacket): Answer {
+  return { packet, route: findRoute(namespace, { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: 'lo', outInterface: packet.socket?.device ?? null }) };
+}

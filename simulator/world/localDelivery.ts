@@ -1,0 +1,214 @@
+import type { Endpoint } from '../../agent/protocol/scalars.ts';
+import { TCP_FLAG_BITS, isIcmpError } from '../netfilter/packet.ts';
+import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
+import type { Answer } from './answers.ts';
+import { ICMP_ERRORS, echoReply, icmpError, isMany, tcpAnswer, tcpReset } from './answers.ts';
+import type { HookContext, WorldPacket } from './hooks.ts';
+import type { FoundSocket, OpenSocket, SocketAddress } from './sockets.ts';
+import { describeOwner, openedInfo, ownerOf } from './sockets.ts';
+import { endpointsOf, tupleOf, writeEndpoint } from './tuple.ts';
+import { readSysctl } from './world.ts';
+
+const { SYN, ACK, RST, FIN } = TCP_FLAG_BITS;
+
+/** Who took a packet that was handed up, and what is sent because of it. */
+export interface Delivery {
+  /** Null where nobody took it. */
+  readonly taker: { readonly kind: 'socket'; readonly found: FoundSocket } | { readonly kind: 'kernel' } | null;
+  readonly reason: string;
+  readonly answers: readonly Answer[];
+}
+
+/** Hands a packet to the sockets of a namespace, after INPUT (net/ipv4/ip_input.c, ip_local_deliver_finish). */
+export function deliverLocally(context: HookContext, packet: WorldPacket): Delivery {
+  switch (packet.protocol) {
+    case PROTOCOL.tcp:
+      return deliverTcp(context, packet);
+    case PROTOCOL.udp:
+      return deliverUdp(context, packet);
+    case PROTOCOL.icmp:
+    case PROTOCOL.icmpv6:
+      return deliverIcmp(context, packet);
+    case PROTOCOL.igmp:
+      return { taker: { kind: 'kernel' }, reason: 'The kernel itself takes IGMP.', answers: [] };
+    default: {
+      context.simulation.assumptions.add(`No module of ${context.namespace.title} takes IP protocol ${packet.protocol}.`);
+      return unclaimed(context, packet, ICMP_ERRORS.protocolUnreachable, `nobody takes IP protocol ${packet.protocol}`);
+    }
+  }
+}
+
+/** What SO_ORIGINAL_DST answers for a connected socket (net/netfilter/nf_conntrack_proto.c, getorigdst): its connection's first destination. */
+export function originalDestination(context: Pick<HookContext, 'state'>, protocol: number, local: SocketAddress, remote: SocketAddress): Endpoint | null {
+  const found = context.state.tracker.find({ protocol, source: local.address, sourcePort: local.port, destination: remote.address, destinationPort: remote.port }, 0);
+  return found === undefined ? null : endpointsOf(found.connection.original).destination;
+}
+
+function deliverTcp(context: HookContext, packet: WorldPacket): Delivery {
+  const found = findSocket(context, packet);
+  const flags = packet.tcpFlags;
+  if (found === undefined) {
+    const reset = tcpReset(context.namespace, packet);
+    return { taker: null, reason: `nothing listens on ${writeEndpoint(endpointsOf(tupleOf(packet)).destination)} in ${context.namespace.title}`, answers: reset === null ? [] : [reset] };
+  }
+  if (found.kind === 'open') {
+    return deliverToConnection(context, packet, found.socket);
+  }
+  if ((flags & RST) !== 0 || (flags & (SYN | ACK)) === 0 || ((flags & SYN) !== 0 && (flags & FIN) !== 0 && (flags & ACK) === 0)) {
+    return { taker: { kind: 'socket', found }, reason: 'The listening socket ignores the segment: it opens nothing.', answers: [] };
+  }
+  if ((flags & ACK) !== 0) {
+    const reset = tcpReset(context.namespace, packet);
+    return { taker: { kind: 'socket', found }, reason: 'The listening socket knows no connection of this segment: the kernel answers RST.', answers: reset === null ? [] : [reset] };
+  }
+  const owner = ownerOf(found.info);
+  const { local, remote } = endsOf(packet);
+  context.state.sockets.put({
+    protocol: PROTOCOL.tcp, local, remote, state: 'synReceived', owner, isTransparent: found.info.transparent ?? null, error: null, info: openedInfo('tcp', owner, local, remote), opened: true,
+  });
+  return { taker: { kind: 'socket', found }, reason: `${describeOwner(context.namespace, found.info)} listens on ${writeEndpoint(found.info.local)} and takes the connection from ${writeEndpoint(endpointsOf(tupleOf(packet)).source)}.`, answers: [tcpAnswer(context.namespace, packet, SYN | ACK, owner)] };
+}
+
+/** A segment of a connection that exists here (net/ipv4/tcp_input.c, tcp_rcv_state_process): sequence numbers are taken to fit. */
+function deliverToConnection(context: HookContext, packet: WorldPacket, socket: OpenSocket): Delivery {
+  const { sockets } = context.state;
+  const flags = packet.tcpFlags;
+  const taker = { kind: 'socket', found: { kind: 'open', socket } } as const;
+  const move = (state: OpenSocket['state'], error: string | null = null): void => {
+    sockets.put({ ...socket, state, error });
+  };
+  const answer = (bits: number, reason: string): Delivery => ({ taker, reason, answers: [tcpAnswer(context.namespace, packet, bits, socket.owner)] });
+  const quiet = (reason: string): Delivery => ({ taker, reason, answers: [] });
+  if ((flags & RST) !== 0) {
+    if (socket.state === 'synSent' && (flags & ACK) === 0) {
+      return quiet('A reset that acknowledges nothing is ignored while the socket connects.');
+    }
+    sockets.put({ ...socket, state: 'closed', error: socket.state === 'synSent' ? 'ECONNREFUSED' : 'ECONNRESET' });
+    return quiet('The connection is reset.');
+  }
+  switch (socket.state) {
+    case 'synSent':
+      if ((flags & SYN) === 0) {
+        const reset = tcpReset(context.namespace, packet);
+        return { taker, reason: 'The segment does not answer the SYN: the kernel answers RST.', answers: reset === null ? [] : [reset] };
+      }
+      if ((flags & ACK) === 0) {
+        move('synReceived');
+        return answer(SYN | ACK, 'Both sides opened at once: the socket answers SYN-ACK.');
+      }
+      move('established');
+      return answer(ACK, 'The connection is established: the socket answers ACK.');
+    case 'synReceived':
+      if ((flags & SYN) !== 0) {
+        return answer(SYN | ACK, 'The SYN came again: the socket answers SYN-ACK again.');
+      }
+      if ((flags & ACK) === 0) {
+        return quiet('The segment acknowledges nothing and is ignored.');
+      }
+      move((flags & FIN) !== 0 ? 'closeWait' : 'established');
+      return packet.payload > 0 || (flags & FIN) !== 0 ? answer(ACK, 'The connection is established, and what came is acknowledged.') : quiet('The connection is established.');
+    case 'closed': {
+      const reset = tcpReset(context.namespace, packet);
+      return { taker: null, reason: 'the connection is closed', answers: reset === null ? [] : [reset] };
+    }
+    default:
+      return deliverToEstablished(packet, socket, { move, answer, quiet, close: () => sockets.remove(socket) });
+  }
+}
+
+interface Moves {
+  readonly move: (state: OpenSocket['state']) => void;
+  readonly answer: (bits: number, reason: string) => Delivery;
+  readonly quiet: (reason: string) => Delivery;
+  readonly close: () => void;
+}
+
+function deliverToEstablished(packet: WorldPacket, socket: OpenSocket, { move, answer, quiet, close }: Moves): Delivery {
+  const flags = packet.tcpFlags;
+  if ((flags & SYN) !== 0) {
+    return answer(ACK, 'A SYN in an open connection is answered with a challenge ACK (RFC 5961).');
+  }
+  if ((flags & FIN) !== 0) {
+    if (socket.state === 'finWait') {
+      close();
+      return answer(ACK, 'Both sides have closed: the last ACK is sent.');
+    }
+    move('closeWait');
+    return answer(ACK, 'The other side has closed; it is acknowledged.');
+  }
+  if (socket.state === 'lastAck' && (flags & ACK) !== 0) {
+    close();
+    return quiet('The connection is closed.');
+  }
+  return packet.payload > 0 ? answer(ACK, 'The socket takes the data and acknowledges it.') : quiet('The socket takes the acknowledgement.');
+}
+
+function deliverUdp(context: HookContext, packet: WorldPacket): Delivery {
+  const found = findSocket(context, packet);
+  return found === undefined
+    ? unclaimed(context, packet, ICMP_ERRORS.portUnreachable, `no socket is bound to port ${packet.destinationPort} of ${packet.destination.text}`)
+    : { taker: { kind: 'socket', found }, reason: 'The socket takes the datagram.', answers: [] };
+}
+
+function deliverIcmp(context: HookContext, packet: WorldPacket): Delivery {
+  const { namespace, state } = context;
+  const kernel = (reason: string, answers: readonly Answer[] = []): Delivery => ({ taker: { kind: 'kernel' }, reason, answers });
+  const [request, reply] = packet.isIpv4 ? [8, 0] : [128, 129];
+  if (packet.icmpType === request) {
+    const ignored = readSysctl(namespace, packet.isIpv4 ? 'net.ipv4.icmp_echo_ignore_all' : 'net.ipv6.icmp.echo_ignore_all') === 1 || (isMany(packet.destination) && packet.isIpv4);
+    return ignored ? kernel('The kernel ignores this echo request.') : kernel('The kernel answers the echo request.', [echoReply(namespace, packet)]);
+  }
+  if (packet.icmpType === reply) {
+    const socket = state.sockets.connected(packet.protocol, { address: packet.destination, port: packet.icmpId }, { address: packet.source, port: 0 });
+    return socket === undefined ? kernel('Nobody waits for this echo reply.') : { taker: { kind: 'socket', found: { kind: 'open', socket } }, reason: 'The socket takes the echo reply.', answers: [] };
+  }
+  const { about } = packet;
+  if (!isIcmpError(packet.protocol, packet.icmpType) || about === null) {
+    return kernel('The kernel itself takes this ICMP message.');
+  }
+  const icmp = about.protocol === PROTOCOL.icmp || about.protocol === PROTOCOL.icmpv6;
+  const local = { address: about.source, port: icmp ? about.icmpId : about.sourcePort };
+  const socket = state.sockets.connected(about.protocol, local, { address: about.destination, port: icmp ? 0 : about.destinationPort });
+  const errno = errnoOf(packet);
+  if (socket === undefined) {
+    return kernel('The error is about a packet that no socket here has sent.');
+  }
+  // An established TCP connection notes such an error and goes on; one that connects fails (net/ipv4/tcp_ipv4.c, tcp_v4_err).
+  if (errno !== null && (socket.state === 'synSent' || socket.state === 'datagram')) {
+    state.sockets.put({ ...socket, state: socket.state === 'synSent' ? 'closed' : socket.state, error: errno });
+  }
+  return { taker: { kind: 'socket', found: { kind: 'open', socket } }, reason: `The socket is told ${errno ?? 'of the error'}.`, answers: [] };
+}
+
+/** What a socket is told for an ICMP error (net/ipv4/icmp.c, icmp_err_convert; net/ipv6/icmp.c, icmpv6_err_convert); null for what is no failure yet. */
+function errnoOf(packet: WorldPacket): string | null {
+  const { icmpType: type, icmpCode: code } = packet;
+  if (packet.isIpv4) {
+    if (type !== 3) {
+      return type === 11 ? 'EHOSTUNREACH' : type === 12 ? 'EPROTO' : null;
+    }
+    return ['ENETUNREACH', 'EHOSTUNREACH', 'ENOPROTOOPT', 'ECONNREFUSED', 'EMSGSIZE', 'EOPNOTSUPP', 'ENETUNREACH', 'EHOSTDOWN', 'ENONET', 'ENETUNREACH', 'EHOSTUNREACH', 'ENETUNREACH', 'EHOSTUNREACH', 'EHOSTUNREACH', 'EHOSTUNREACH', 'EHOSTUNREACH'][code] ?? null;
+  }
+  if (type === 1) {
+    return ['ENETUNREACH', 'EACCES', 'EHOSTUNREACH', 'EHOSTUNREACH', 'ECONNREFUSED', 'EACCES', 'EACCES'][code] ?? null;
+  }
+  return type === 3 ? 'EHOSTUNREACH' : type === 4 ? 'EPROTO' : null;
+}
+
+function unclaimed(context: HookContext, packet: WorldPacket, error: Readonly<Record<'ipv4' | 'ipv6', readonly [number, number]>>, reason: string): Delivery {
+  const answer = icmpError(context.namespace, packet, error[packet.isIpv4 ? 'ipv4' : 'ipv6'], packet.destination);
+  return { taker: null, reason, answers: answer === null ? [] : [answer] };
+}
+
+/** The socket of a packet: what TPROXY assigned, else the connection, else who listens. */
+function findSocket(context: HookContext, packet: WorldPacket): FoundSocket | undefined {
+  if (packet.assigned !== null) {
+    return packet.assigned as FoundSocket;
+  }
+  const { local, remote } = endsOf(packet);
+  return context.environment.lookUpSocket(packet.protocol, local, remote);
+}
+
+function endsOf(packet: WorldPacket): { readonly local: SocketAddress; readonly remote: SocketAddress } {
+  return { local: { address: packet.destination, port: packet.destinationPort }, remote: { address: packet.source, port: packet.sourcePort } };
+}

@@ -1,0 +1,142 @@
+import type { Hook } from '../../agent/protocol/trace.ts';
+import { Address, maskWords } from '../netfilter/address.ts';
+import type { Known, MatchEnvironment, SocketFacts } from '../netfilter/matchEnvironment.ts';
+import type { MatchState } from '../netfilter/matchState.ts';
+import type { Packet } from '../netfilter/packet.ts';
+import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
+import type { Connection } from './conntrack.ts';
+import { addressType, findRoute } from './routing.ts';
+import type { NamespaceState, Simulation } from './simulation.ts';
+import type { FoundSocket, SocketAddress } from './sockets.ts';
+import type { WorldNamespace } from './world.ts';
+import { findLink } from './world.ts';
+
+/** What matches and targets ask of one namespace in a simulation. */
+export class NamespaceEnvironment implements MatchEnvironment {
+  hook: Hook = 'OUTPUT';
+  readonly #simulation: Simulation;
+  readonly #namespace: WorldNamespace;
+  readonly #state: NamespaceState;
+
+  constructor(simulation: Simulation, namespace: WorldNamespace) {
+    this.#simulation = simulation;
+    this.#namespace = namespace;
+    this.#state = simulation.stateOf(namespace);
+  }
+
+  get now(): number {
+    return this.#simulation.now;
+  }
+
+  get state(): MatchState {
+    return this.#state.matches;
+  }
+
+  addressType(address: Address, device: string | null): Known<string> {
+    return addressType(this.#namespace, address, device);
+  }
+
+  /** net/ipv4/netfilter/ipt_rpfilter.c and net/ipv6/netfilter/ip6t_rpfilter.c. */
+  reversePath(packet: Packet, options: { readonly loose: boolean; readonly validMark: boolean; readonly acceptLocal: boolean }): Known<boolean> {
+    const { source, destination, inInterface } = packet;
+    if (inInterface === null || findLink(this.#namespace, inInterface)?.kind === 'loopback') {
+      return true;
+    }
+    const isZero = source.w0 === 0 && source.w1 === 0 && source.w2 === 0 && source.w3 === 0;
+    if (isZero && packet.isIpv4) {
+      const first = destination.w0 >>> 24;
+      return destination.w0 === -1 || (first >= 224 && first < 240);
+    }
+    const back = findRoute(this.#namespace, { destination: source, source: destination, mark: options.validMark ? packet.mark : 0, inInterface: packet.isIpv4 ? 'lo' : inInterface, outInterface: options.loose || packet.isIpv4 ? null : inInterface });
+    switch (back.kind) {
+      case 'unknown':
+        return null;
+      case 'unicast':
+        return options.loose || back.device === inInterface;
+      case 'local':
+        return options.acceptLocal && (options.loose || back.route.device === inInterface);
+      case 'many':
+      case 'refuse':
+        return false;
+    }
+  }
+
+  /** net/ipv4/netfilter/nf_socket_ipv4.c, nf_sk_lookup_slow_v4: by the addresses before source NAT where the packet answers such a connection. */
+  findSocket(packet: Packet): Known<SocketFacts> | undefined {
+    const local = { address: packet.destination, port: packet.destinationPort };
+    const remote = { address: packet.source, port: packet.sourcePort };
+    if (packet.protocol !== PROTOCOL.tcp && packet.protocol !== PROTOCOL.udp) {
+      return undefined;
+    }
+    const tracking = packet.tracking as { readonly connection: Connection; readonly isReply: boolean } | null;
+    const original = tracking?.isReply === true && tracking.connection.sourceTranslated ? tracking.connection.original : null;
+    const found = this.lookUpSocket(packet.protocol, original === null ? local : { address: original.source, port: original.sourcePort }, remote);
+    if (found === undefined) {
+      return undefined;
+    }
+    if (found.kind === 'open') {
+      return { isWildcard: false, isTransparent: found.socket.isTransparent, mark: found.socket.owner.mark };
+    }
+    const { address } = found.info.local;
+    return { isWildcard: address === '0.0.0.0' || address === '::', isTransparent: found.info.transparent ?? null, mark: 0 };
+  }
+
+  /** net/ipv4/netfilter/nf_tproxy_ipv4.c: a connection of the packet's own addresses first, else who listens at the address asked for, else at the device's. */
+  assignSocket(packet: Packet, address: Address | null, port: number): Known<boolean> {
+    const remote: SocketAddress = { address: packet.source, port: packet.sourcePort };
+    const direct = { address: packet.destination, port: packet.destinationPort };
+    if (packet.protocol !== PROTOCOL.tcp && packet.protocol !== PROTOCOL.udp) {
+      return false;
+    }
+    const connected = this.#state.sockets.connected(packet.protocol, direct, remote);
+    if (connected !== undefined) {
+      return this.#assign(packet, { kind: 'open', socket: connected }, connected.isTransparent);
+    }
+    const local = { address: address ?? this.#deviceAddress(packet), port: port === 0 ? packet.destinationPort : port };
+    const info = this.#state.sockets.listener(packet.protocol, local);
+    return info === undefined ? false : this.#assign(packet, { kind: 'listener', info }, info.transparent ?? null);
+  }
+
+  countConnections(packet: Packet, prefixLength: number, byDestination: boolean): Known<number> {
+    const mask = maskWords(prefixLength);
+    const networkOf = (address: Address): string => `${address.w0 & mask[0]} ${address.w1 & mask[1]} ${address.w2 & mask[2]} ${address.w3 & mask[3]} ${String(address.isIpv4)}`;
+    const tracking = packet.tracking as { readonly connection: Connection } | null;
+    if (tracking === null) {
+      return null;
+    }
+    const own = tracking.connection;
+    const key = (connection: Connection): string => networkOf(byDestination ? connection.reply.source : connection.original.source);
+    const wanted = key(own);
+    const others = this.#state.tracker.entries().filter((connection) => connection !== own && key(connection) === wanted && connection.tcpState !== 'TIME_WAIT' && connection.tcpState !== 'CLOSE');
+    // What was there before the simulation may or may not have been counted by the rule.
+    return others.some(({ isOld }) => isOld) ? null : others.length + 1;
+  }
+
+  testSet(): Known<boolean> {
+    return null;
+  }
+
+  /** The socket of two ends: connected, else listening. */
+  lookUpSocket(protocol: number, local: SocketAddress, remote: SocketAddress): FoundSocket | undefined {
+    const socket = this.#state.sockets.connected(protocol, local, remote);
+    if (socket !== undefined) {
+      return { kind: 'open', socket };
+    }
+    const info = this.#state.sockets.listener(protocol, local);
+    return info === undefined ? undefined : { kind: 'listener', info };
+  }
+
+  #assign(packet: Packet, found: FoundSocket, isTransparent: Known<boolean>): Known<boolean> {
+    if (isTransparent === true) {
+      packet.assigned = found;
+    }
+    return isTransparent;
+  }
+
+  /** nf_tproxy_laddr4: the first address of the device that the packet came by; IPv6 asks for one of a fitting scope. */
+  #deviceAddress(packet: Packet): Address {
+    const link = findLink(this.#namespace, packet.inInterface ?? '');
+    const first = link?.addresses.map(({ address }) => Address.of(address)).find((address) => address.isIpv4 === packet.isIpv4);
+    return first ?? packet.destination;
+  }
+}

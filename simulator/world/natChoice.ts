@@ -1,0 +1,78 @@
+import type { Hook } from '../../agent/protocol/trace.ts';
+import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
+import { Address, networkMask } from '../netfilter/address.ts';
+import type { NatTarget } from '../netfilter/traverseTable.ts';
+import type { HookContext, WorldPacket } from './hooks.ts';
+import type { NatChoice, NatSide } from './nat.ts';
+import { selectDeviceAddress } from './routing.ts';
+import { findLink } from './world.ts';
+
+const LOOPBACK_IPV4 = Address.of(toIpAddress('127.0.0.1'));
+const LOOPBACK_IPV6 = Address.of(toIpAddress('::1'));
+
+/**
+ * The address that a target takes from the world: REDIRECT's and MASQUERADE's. Null where the device has none (the packet is
+ * then dropped), `unchanged` where the target does nothing, undefined where the target names its addresses itself.
+ */
+export function addressOfNatTarget(context: HookContext, hook: Hook, packet: WorldPacket, target: NatTarget): Address | 'unchanged' | null | undefined {
+  const { namespace } = context;
+  if (target.kind === 'redirect') {
+    // net/netfilter/nf_nat_redirect.c: the loopback address for what is made here, else the first address of the device.
+    if (hook === 'OUTPUT') {
+      return packet.isIpv4 ? LOOPBACK_IPV4 : LOOPBACK_IPV6;
+    }
+    const addresses = (findLink(namespace, packet.inInterface ?? '')?.addresses ?? []).map(({ address }) => Address.of(address)).filter(({ isIpv4 }) => isIpv4 === packet.isIpv4);
+    const scope = packet.isIpv4 ? 0 : scopeOf(packet.source);
+    return addresses.find((address) => packet.isIpv4 || (scope & scopeOf(address)) !== 0 || scope === 0) ?? null;
+  }
+  if (target.kind === 'masquerade') {
+    // net/netfilter/nf_nat_masquerade.c: a packet from nowhere is left alone.
+    if (packet.source.w0 === 0 && packet.isIpv4) {
+      return 'unchanged';
+    }
+    const { route } = context;
+    const towards = packet.isIpv4 && route?.kind === 'unicast' ? route.nextHop : packet.destination;
+    return selectDeviceAddress(namespace, packet.outInterface ?? '', towards);
+  }
+  return undefined;
+}
+
+/** Makes what NAT may choose from of a target; null where the target is not understood. */
+export function natChoice(target: NatTarget, address: Address | undefined, side: NatSide, packet: WorldPacket): NatChoice | null {
+  if (target.kind === 'extension') {
+    return netmapChoice(target, side, packet);
+  }
+  const random = target.options.some((option) => option.startsWith('--random'));
+  const persistent = target.options.includes('--persistent');
+  if (target.kind === 'redirect' || target.kind === 'masquerade') {
+    return { addresses: address === undefined ? null : { first: address, last: address }, ports: target.ports, random, persistent, basePort: null };
+  }
+  const { addresses, ports } = target.to;
+  const basePort = 'basePort' in target.to && typeof target.to.basePort === 'number' ? target.to.basePort : null;
+  return { addresses: addresses === null ? null : { first: Address.of(addresses.first), last: Address.of(addresses.last) }, ports, random, persistent, basePort };
+}
+
+/** net/netfilter/xt_NETMAP.c: the network changes, the host part stays. */
+function netmapChoice(target: Extract<NatTarget, { kind: 'extension' }>, side: NatSide, packet: WorldPacket): NatChoice | null {
+  const value = target.options.find(({ name }) => name === 'to')?.value;
+  if (target.name !== 'NETMAP' || value?.type !== 'prefix') {
+    return null;
+  }
+  const network = Address.of(value.prefix.address);
+  const mask = networkMask(value.prefix);
+  const old = packet[side];
+  const join = (oldWord: number, newWord: number, maskWord: number): number => (oldWord & ~maskWord) | (newWord & maskWord);
+  const mapped = old.isIpv4
+    ? Address.ofIpv4(join(old.w0, network.w0, mask[0]))
+    : Address.ofIpv6(join(old.w0, network.w0, mask[0]), join(old.w1, network.w1, mask[1]), join(old.w2, network.w2, mask[2]), join(old.w3, network.w3, mask[3]));
+  return { addresses: { first: mapped, last: mapped }, ports: null, random: false, persistent: false, basePort: null };
+}
+
+/** The scopes of an IPv6 address as bits (include/net/ipv6.h, IPV6_ADDR_SCOPE_MASK); 0 is global. */
+function scopeOf(address: Address): number {
+  if (address.w0 === 0 && address.w1 === 0 && address.w2 === 0 && address.w3 === 1) {
+    return 0x10;
+  }
+  const top = address.w0 >>> 22;
+  return top === 0x3fa ? 0x20 : top === 0x3fb ? 0x40 : 0;
+}

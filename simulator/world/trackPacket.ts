@@ -1,0 +1,211 @@
+import type { Hook, PacketState, Place } from '../../agent/protocol/trace.ts';
+import { TCP_FLAG_BITS, isIcmpError } from '../netfilter/packet.ts';
+import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
+import type { ConnectionTracker, FoundConnection, Zone } from './conntrack.ts';
+import { Connection, DEFAULT_ZONE } from './conntrack.ts';
+import type { HookContext, PacketVerdict, WorldPacket } from './hooks.ts';
+import { areFlagsValid, firstTcpState, nextTcpState } from './tcpState.ts';
+import { invertTuple, tupleOf, writeTuple } from './tuple.ts';
+import { readSysctl } from './world.ts';
+
+/** Neighbour discovery and multicast listening, which conntrack leaves alone (nf_conntrack_proto_icmpv6.c, noct_valid_new). */
+const UNTRACKED_ICMPV6: ReadonlySet<number> = new Set([130, 131, 132, 133, 134, 135, 136, 143]);
+/** Types that begin a connection: a question that has an answer (nf_conntrack_proto_icmp.c and _icmpv6.c, valid_new). */
+const ASKING_ICMP: ReadonlySet<number> = new Set([8, 13, 15, 17]);
+const ASKING_ICMPV6: ReadonlySet<number> = new Set([128, 139]);
+
+/** Finds or begins the connection of a packet (net/netfilter/nf_conntrack_core.c, nf_conntrack_in): what has one already keeps it. */
+export function trackPacket(context: HookContext, hook: Hook, packet: WorldPacket): void {
+  if (!context.rules.tracksConnections) {
+    return;
+  }
+  const { recorder } = context;
+  const before: PacketState | null = recorder === null ? null : packet.state();
+  const reason = packet.tracking !== null || packet.untracked ? keptReason(packet) : look(context, packet);
+  packet.trackingDone = true;
+  if (recorder !== null && before !== null && reason !== null) {
+    const after = packet.state();
+    recorder.add({ place: connectionPlace(context, hook), before, after, decision: { kind: 'note', target: after.connection ?? 'NEW' }, reason });
+  }
+}
+
+/** Puts the connection of a first packet into the table, as the last thing that it meets (__nf_conntrack_confirm). */
+export function confirmConnection(context: HookContext, hook: Hook, packet: WorldPacket): PacketVerdict {
+  const { tracking } = packet;
+  if (tracking === null || tracking.connection.confirmed || tracking.isReply) {
+    return ACCEPT;
+  }
+  const { connection } = tracking;
+  const { tracker } = context.state;
+  const clash = tracker.isTaken(connection.original, connection.zoneOf(false)) ? connection.original : tracker.isTaken(connection.reply, connection.zoneOf(true)) ? connection.reply : null;
+  const state = context.recorder === null ? null : packet.state();
+  if (clash !== null) {
+    const reason = `the tuple ${writeTuple(clash)} belongs to another connection already, and no other could be found`;
+    const step = state === null ? null : context.recorder?.add({ place: connectionPlace(context, hook), before: state, after: state, decision: { kind: 'verdict', verdict: 'DROP' }, reason: `The packet is dropped: ${reason}.` }) ?? null;
+    return { kind: 'drop', step, reason };
+  }
+  tracker.confirm(connection);
+  if (state !== null) {
+    context.recorder?.add({
+      place: connectionPlace(context, hook), before: state, after: state, decision: { kind: 'note', target: 'confirmed' },
+      reason: `conntrack keeps the connection: ${writeTuple(connection.original)}; its answers come as ${writeTuple(connection.reply)}.`,
+    });
+  }
+  return ACCEPT;
+}
+
+/** The place of a step that conntrack makes. */
+export function connectionPlace(context: HookContext, hook: Hook): Place {
+  return { kind: 'conntrack', namespace: context.namespace.id, hook };
+}
+
+const ACCEPT: PacketVerdict = { kind: 'accept' };
+
+function keptReason(packet: WorldPacket): string {
+  return packet.untracked
+    ? 'A rule said NOTRACK: conntrack leaves the packet alone.'
+    : packet.inInterface === null
+      ? 'The packet is about a connection that conntrack knows, and carries it from where it was made: it is RELATED.'
+      : 'The packet came back over lo and still carries its connection: conntrack does not look it up again, and nat is not asked again.';
+}
+
+/** Looks the packet up; gives a sentence on what was found. */
+function look(context: HookContext, packet: WorldPacket): string {
+  const { tracker } = context.state;
+  const zone = packet.zoneRule ?? DEFAULT_ZONE;
+  if (packet.protocol === PROTOCOL.icmpv6 && UNTRACKED_ICMPV6.has(packet.icmpType)) {
+    packet.untracked = true;
+    return 'conntrack leaves neighbour discovery and multicast listening alone: UNTRACKED.';
+  }
+  if (isIcmpError(packet.protocol, packet.icmpType)) {
+    return lookRelated(tracker, packet, zone);
+  }
+  if (packet.protocol === PROTOCOL.tcp && !areFlagsValid(packet.tcpFlags)) {
+    return 'No TCP sends these flags together: INVALID.';
+  }
+  // A packet of the original direction is found in one zone, an answer in the other (nf_ct_zone_equal).
+  const tuple = tupleOf(packet);
+  for (let tries = 0; tries < 2; tries += 1) {
+    const found = findInZone(tracker, packet, zone);
+    if (found === undefined) {
+      break;
+    }
+    const result = update(tracker, packet, found);
+    if (result !== null) {
+      return result;
+    }
+  }
+  const reply = invertTuple(tuple);
+  if (reply === undefined || !beginsConnection(context, packet)) {
+    return 'conntrack knows no connection that this packet could belong to, and it begins none: INVALID.';
+  }
+  const connection = new Connection(tuple, reply, zone, false);
+  if (packet.protocol === PROTOCOL.tcp) {
+    connection.tcpState = firstTcpState(packet.tcpFlags, true) ?? null;
+  }
+  count(connection, packet, false);
+  packet.tracking = { connection, isReply: false, state: 'NEW' };
+  return 'conntrack has not seen this connection before: NEW.';
+}
+
+/** A zone that counts in one direction only leaves the other in zone 0 (nf_ct_zone_id). */
+function findInZone(tracker: ConnectionTracker, packet: WorldPacket, zone: Zone): FoundConnection | undefined {
+  const tuple = tupleOf(packet);
+  const found = tracker.find(tuple, zone.id);
+  if (zone.directions === 'both' || (found !== undefined && found.isReply === (zone.directions === 'reply'))) {
+    return found;
+  }
+  const inDefault = tracker.find(tuple, DEFAULT_ZONE.id);
+  return inDefault?.isReply === (zone.directions === 'original') ? inDefault : undefined;
+}
+
+/** What a packet of a known connection does to it; null where the connection is over and the packet begins another. */
+function update(tracker: ConnectionTracker, packet: WorldPacket, found: FoundConnection): string | null {
+  const { connection, isReply } = found;
+  const state = isReply || connection.seenReply ? 'ESTABLISHED' : 'NEW';
+  if (packet.protocol === PROTOCOL.tcp && connection.tcpState !== null) {
+    const problem = updateTcp(tracker, packet, connection, isReply);
+    if (problem === 'reopen') {
+      return null;
+    }
+    if (problem !== null) {
+      return `${problem}: INVALID.`;
+    }
+  }
+  if (isReply && connection.confirmed) {
+    connection.seenReply = true;
+  }
+  count(connection, packet, isReply);
+  packet.tracking = { connection, isReply, state };
+  return `conntrack knows the connection of this packet (${isReply ? 'reply' : 'original'} direction): ${state}.`;
+}
+
+/** nf_conntrack_proto_tcp.c, nf_conntrack_tcp_packet. */
+function updateTcp(tracker: ConnectionTracker, packet: WorldPacket, connection: Connection, isReply: boolean): string | 'reopen' | null {
+  const old = connection.tcpState;
+  if (old === null) {
+    return null;
+  }
+  const next = nextTcpState(old, isReply, packet.tcpFlags);
+  if (next === 'ignore') {
+    return null;
+  }
+  if (next === 'invalid') {
+    return `A segment with ${packet.summary()} does not belong into a connection in state ${old}`;
+  }
+  if (next === 'SYN_SENT' && (old === 'TIME_WAIT' || old === 'CLOSE') && connection.closing) {
+    tracker.remove(connection);
+    return 'reopen';
+  }
+  const isReset = (packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0;
+  if (isReset && !connection.seenReply) {
+    // "If only reply is a RST, we can consider ourselves not to have an established connection": the entry goes at once.
+    connection.tcpState = next;
+    if (connection.confirmed) {
+      tracker.remove(connection);
+    }
+    return null;
+  }
+  connection.tcpState = next;
+  connection.closing ||= isReset || (packet.tcpFlags & TCP_FLAG_BITS.FIN) !== 0;
+  if (connection.seenReply && !connection.assured && (old === 'SYN_RECV' || old === 'ESTABLISHED') && next === 'ESTABLISHED') {
+    connection.assured = true;
+  }
+  return null;
+}
+
+/** nf_conntrack_core.c, nf_conntrack_inet_error: an error belongs to the connection of the packet that it is about. */
+function lookRelated(tracker: ConnectionTracker, packet: WorldPacket, zone: Zone): string {
+  const { about } = packet;
+  const inverted = about === null ? undefined : invertTuple(tupleOf(about));
+  const found = inverted === undefined ? undefined : tracker.find(inverted, zone.id);
+  if (found === undefined) {
+    return 'conntrack knows no connection that this error could be about: INVALID.';
+  }
+  const { connection, isReply } = found;
+  const expected = isReply ? connection.reply.destination : connection.original.destination;
+  if (!expected.equals(packet.destination)) {
+    return `The error is about a connection of ${expected.text}, and goes to another address: INVALID.`;
+  }
+  packet.tracking = { connection, isReply, state: 'RELATED' };
+  return 'The error is about a connection that conntrack knows: RELATED.';
+}
+
+function beginsConnection(context: HookContext, packet: WorldPacket): boolean {
+  switch (packet.protocol) {
+    case PROTOCOL.tcp:
+      return firstTcpState(packet.tcpFlags, readSysctl(context.namespace, 'net.netfilter.nf_conntrack_tcp_loose') !== 0) !== undefined;
+    case PROTOCOL.icmp:
+      return ASKING_ICMP.has(packet.icmpType);
+    case PROTOCOL.icmpv6:
+      return ASKING_ICMPV6.has(packet.icmpType);
+    default:
+      return true;
+  }
+}
+
+function count(connection: Connection, packet: WorldPacket, isReply: boolean): void {
+  const direction = isReply ? 1 : 0;
+  connection.packets[direction] += 1;
+  connection.bytes[direction] += packet.length;
+}
