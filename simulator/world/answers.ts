@@ -1,5 +1,5 @@
 import type { Hook } from '../../agent/protocol/trace.ts';
-import { Address } from '../netfilter/address.ts';
+import type { Address } from '../netfilter/address.ts';
 import { Packet, TCP_FLAG_BITS, isIcmpError } from '../netfilter/packet.ts';
 import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
 import type { WorldPacket } from './hooks.ts';

@@ -179,7 +179,10 @@ function follow(simulation: Simulation, recorder: Recorder, first: WorldPacket, 
   return journeys;
 }
 
-type Bound = { readonly namespace: WorldNamespace; readonly socket: OpenSocket };
+interface Bound {
+  readonly namespace: WorldNamespace;
+  readonly socket: OpenSocket;
+}
 
 /** Finds the addresses of a socket and opens it (net/ipv4/route.c, ip_route_connect). */
 function bindSocket(simulation: Simulation, protocol: number, options: ConnectOptions): Bound | Exchange {

@@ -32,8 +32,8 @@ const REPLY = readTable({
 
 /** The combinations of flags that a TCP may send, without ECE, CWR and PSH (tcp_valid_flags). */
 const VALID_FLAGS: ReadonlySet<number> = new Set(
-  [['SYN'], ['SYN', 'URG'], ['SYN', 'ACK'], ['RST'], ['RST', 'ACK'], ['FIN', 'ACK'], ['FIN', 'ACK', 'URG'], ['ACK'], ['ACK', 'URG']].map((names) =>
-    names.reduce((bits, name) => bits | (TCP_FLAG_BITS[name as keyof typeof TCP_FLAG_BITS] ?? 0), 0),
+  ([['SYN'], ['SYN', 'URG'], ['SYN', 'ACK'], ['RST'], ['RST', 'ACK'], ['FIN', 'ACK'], ['FIN', 'ACK', 'URG'], ['ACK'], ['ACK', 'URG']] as const).map((names) =>
+    names.reduce<number>((bits, name) => bits | TCP_FLAG_BITS[name], 0),
   ),
 );
 const UNCHECKED_FLAGS = TCP_FLAG_BITS.ECE | TCP_FLAG_BITS.CWR | TCP_FLAG_BITS.PSH;

@@ -23,7 +23,7 @@ export function trackPacket(context: HookContext, hook: Hook, packet: WorldPacke
   const before: PacketState | null = recorder === null ? null : packet.state();
   const reason = packet.tracking !== null || packet.untracked ? keptReason(packet) : look(context, packet);
   packet.trackingDone = true;
-  if (recorder !== null && before !== null && reason !== null) {
+  if (recorder !== null && before !== null) {
     const after = packet.state();
     recorder.add({ place: connectionPlace(context, hook), before, after, decision: { kind: 'note', target: after.connection ?? 'NEW' }, reason });
   }
@@ -112,7 +112,7 @@ function look(context: HookContext, packet: WorldPacket): string {
 function findInZone(tracker: ConnectionTracker, packet: WorldPacket, zone: Zone): FoundConnection | undefined {
   const tuple = tupleOf(packet);
   const found = tracker.find(tuple, zone.id);
-  if (zone.directions === 'both' || (found !== undefined && found.isReply === (zone.directions === 'reply'))) {
+  if (zone.directions === 'both' || found?.isReply === (zone.directions === 'reply')) {
     return found;
   }
   const inDefault = tracker.find(tuple, DEFAULT_ZONE.id);
@@ -124,12 +124,12 @@ function update(tracker: ConnectionTracker, packet: WorldPacket, found: FoundCon
   const { connection, isReply } = found;
   const state = isReply || connection.seenReply ? 'ESTABLISHED' : 'NEW';
   if (packet.protocol === PROTOCOL.tcp && connection.tcpState !== null) {
-    const problem = updateTcp(tracker, packet, connection, isReply);
-    if (problem === 'reopen') {
+    const effect = updateTcp(tracker, packet, connection, isReply);
+    if (effect === 'reopens') {
       return null;
     }
-    if (problem !== null) {
-      return `${problem}: INVALID.`;
+    if (effect === 'invalid') {
+      return `${packet.summary()} does not belong into a connection in state ${connection.tcpState}: INVALID.`;
     }
   }
   if (isReply && connection.confirmed) {
@@ -141,21 +141,21 @@ function update(tracker: ConnectionTracker, packet: WorldPacket, found: FoundCon
 }
 
 /** nf_conntrack_proto_tcp.c, nf_conntrack_tcp_packet. */
-function updateTcp(tracker: ConnectionTracker, packet: WorldPacket, connection: Connection, isReply: boolean): string | 'reopen' | null {
+function updateTcp(tracker: ConnectionTracker, packet: WorldPacket, connection: Connection, isReply: boolean): 'belongs' | 'reopens' | 'invalid' {
   const old = connection.tcpState;
   if (old === null) {
-    return null;
+    return 'belongs';
   }
   const next = nextTcpState(old, isReply, packet.tcpFlags);
   if (next === 'ignore') {
-    return null;
+    return 'belongs';
   }
   if (next === 'invalid') {
-    return `A segment with ${packet.summary()} does not belong into a connection in state ${old}`;
+    return 'invalid';
   }
   if (next === 'SYN_SENT' && (old === 'TIME_WAIT' || old === 'CLOSE') && connection.closing) {
     tracker.remove(connection);
-    return 'reopen';
+    return 'reopens';
   }
   const isReset = (packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0;
   if (isReset && !connection.seenReply) {
@@ -164,14 +164,14 @@ function updateTcp(tracker: ConnectionTracker, packet: WorldPacket, connection: 
     if (connection.confirmed) {
       tracker.remove(connection);
     }
-    return null;
+    return 'belongs';
   }
   connection.tcpState = next;
   connection.closing ||= isReset || (packet.tcpFlags & TCP_FLAG_BITS.FIN) !== 0;
   if (connection.seenReply && !connection.assured && (old === 'SYN_RECV' || old === 'ESTABLISHED') && next === 'ESTABLISHED') {
     connection.assured = true;
   }
-  return null;
+  return 'belongs';
 }
 
 /** nf_conntrack_core.c, nf_conntrack_inet_error: an error belongs to the connection of the packet that it is about. */

@@ -1,5 +1,5 @@
 import type { Hook } from '../../agent/protocol/trace.ts';
-import { Address } from '../netfilter/address.ts';
+import type { Address } from '../netfilter/address.ts';
 import { PROTOCOL, hasPorts } from '../netfilter/protocolNumbers.ts';
 import type { NatTarget } from '../netfilter/traverseTable.ts';
 import type { Connection } from './conntrack.ts';
