@@ -1,7 +1,7 @@
 import type { Endpoint } from '../../agent/protocol/scalars.ts';
 import type { RulePlace, TraceOutcome } from '../../agent/protocol/trace.ts';
 import type { PacketDraft } from '../netfilter/packetDraft.ts';
-import { writeEndpoint } from '../world/conntrack.ts';
+import { writeEndpoint } from '../world/tuple.ts';
 import type { Journey } from '../world/journey.ts';
 import type { FlowExplanation } from './explainRules.ts';
 
