@@ -43,8 +43,8 @@ static __always_inline void set_connection_key(struct connection_key *key, const
 }
 
 /*
- * The network namespace. Without its cookie the pod's cgroup has to do; but as a cgroup may hold processes of more than
- * one namespace, connections that need it are not redirected then (can_redirect).
+ * The network namespace. Without its cookie the pod's cgroup has to do; as that may hold processes of more than one
+ * namespace, a tuple in it is not trusted then (find_accepted): only the sequence numbers of a handshake are.
  */
 static __always_inline __u64 get_namespace(__u64 netns_cookie, __u64 cgroup_id)
 {
@@ -58,32 +58,31 @@ static __always_inline __u64 get_scope(const struct endpoint *local, const struc
 	return is_between_pods(local, remote) ? 0 : get_namespace(netns_cookie, cgroup_id);
 }
 
-static __always_inline bool can_redirect(const struct connection_key *key)
+static __always_inline void set_socket_key(struct socket_key *key, __u64 connecting_cookie,
+					   const struct ip_address *local, __be16 local_port,
+					   const struct ip_address *remote, __be16 remote_port)
 {
-	return profile.has_netns_cookie || !key->netns_cookie;
+	key->connecting_cookie = connecting_cookie;
+	key->local = *local;
+	key->remote = *remote;
+	key->local_port = local_port;
+	key->remote_port = remote_port;
+	key->reserved = 0;
 }
 
 /* Gives the keys in `sockets` of both ends of a connection, by its ends as the connecting side sees them. */
 static __always_inline void set_connecting_key(struct socket_key *key, const struct connection_key *connection,
 					       __u64 connecting_cookie)
 {
-	key->connecting_cookie = connecting_cookie;
-	key->local = connection->source;
-	key->remote = connection->destination;
-	key->local_port = connection->source_port;
-	key->remote_port = connection->destination_port;
-	key->reserved = 0;
+	set_socket_key(key, connecting_cookie, &connection->source, connection->source_port, &connection->destination,
+		       connection->destination_port);
 }
 
 static __always_inline void set_accepting_key(struct socket_key *key, const struct connection_key *connection,
 					      __u64 connecting_cookie)
 {
-	key->connecting_cookie = connecting_cookie;
-	key->local = connection->destination;
-	key->remote = connection->source;
-	key->local_port = connection->destination_port;
-	key->remote_port = connection->source_port;
-	key->reserved = 0;
+	set_socket_key(key, connecting_cookie, &connection->destination, connection->destination_port,
+		       &connection->source, connection->source_port);
 }
 
 static __always_inline void set_handshake_key(struct handshake_key *key, const struct endpoint *destination,
@@ -186,7 +185,7 @@ static __always_inline __u32 on_active_established(struct bpf_sock_ops *ctx, str
 				  connection->connecting_sequence, connection->accepting_sequence);
 		bpf_map_update_elem(&handshakes, &handshake, &state->connection, BPF_ANY);
 	}
-	if (!can_redirect(&state->connection) || is_switched_off())
+	if (is_switched_off())
 		return DECISION_COUNTERS;
 	set_connecting_key(&key, &state->connection, state->cookie);
 	*error = bpf_sock_hash_update(ctx, &sockets, &key, BPF_ANY);
@@ -222,6 +221,8 @@ static __always_inline struct connection *find_accepted(struct bpf_sock_ops *ctx
 		return bpf_map_lookup_elem(&connections, key);
 	}
 	set_connection_key(key, remote, local, get_scope(local, remote, netns_cookie, cgroup_id));
+	if (key->netns_cookie && !profile.has_netns_cookie)
+		return 0;
 	connection = bpf_map_lookup_elem(&connections, key);
 	return connection && !connection->connecting_sequence ? connection : 0;
 }
@@ -257,7 +258,7 @@ static __always_inline __u32 on_passive_established(struct bpf_sock_ops *ctx, st
 	connection->accepting_netns_cookie = netns_cookie;
 	if (state->is_rewritten)
 		watch_state(ctx);
-	if (!can_redirect(&connection_key) || is_switched_off())
+	if (is_switched_off())
 		return DECISION_COUNTERS;
 	set_accepting_key(&key, &connection_key, connection->connecting_cookie);
 	*error = bpf_sock_hash_update(ctx, &sockets, &key, BPF_ANY);

@@ -20,8 +20,8 @@ export interface LoadedDatapath {
 const OBJECT_NAME = 'meshpath';
 
 /**
- * Loads the programs as this kernel can take them: before Linux 5.15 sockops programs cannot ask for the namespace, and connections
- * over loopback are then not redirected. Throws BPF_OBJECT_INVALID, BPF_LOAD_FAILED, BPF_ATTACH_FAILED, CAPABILITY_MISSING.
+ * Loads the programs as this kernel can take them: before Linux 5.15 sockops programs cannot ask for the namespace, and
+ * connections are then known by their handshakes alone. Throws BPF_OBJECT_INVALID, BPF_LOAD_FAILED, BPF_ATTACH_FAILED, CAPABILITY_MISSING.
  */
 export function loadDatapath(libbpf: Libbpf, bytes: Uint8Array, settings: Omit<DatapathSettings, 'hasNetnsCookie'>): LoadedDatapath {
   const load = (hasNetnsCookie: boolean): BpfObject =>

@@ -8,8 +8,8 @@ import type { Ability } from '../protocol/methods.ts';
 const CAPABILITIES = { CAP_NET_ADMIN: 12, CAP_SYS_ADMIN: 21, CAP_PERFMON: 38, CAP_BPF: 39 } as const;
 export type CapabilityName = keyof typeof CAPABILITIES;
 
-/** sk_msg and sockops know the network namespace of a socket (bpf_get_netns_cookie) from this version on. */
-export const OLDEST_KERNEL = { major: 5, minor: 15 } as const;
+/** The oldest kernel that Meshpath was tried on. */
+export const OLDEST_KERNEL = { major: 5, minor: 10 } as const;
 export const KERNEL_BTF_PATH = '/sys/kernel/btf/vmlinux';
 
 const ROOT_REMEDY = 'Connect as root, or as a user whom sudo lets run the agent as root.';
@@ -58,7 +58,7 @@ export function kernelVersionProblem(release: string): WireError | null {
   return {
     code: 'KERNEL_TOO_OLD',
     message: `Acceleration needs Linux ${major}.${minor} or newer.`,
-    reason: `This is Linux ${release}; its sockops and sk_msg programs cannot tell network namespaces apart (bpf_get_netns_cookie).`,
+    reason: `This is Linux ${release}; older ones lack helpers that the programs call, such as sk_storage for sk_msg and sock_addr.`,
     remedy: `Upgrade the kernel of the node to ${major}.${minor} or newer. Reading and explaining work on this one, too.`,
   };
 }

@@ -68,8 +68,8 @@ describe('capabilities', () => {
   });
 
   it('old kernels are refused by version', () => {
-    assert.equal(kernelVersionProblem('5.10.0-30-amd64')?.code, 'KERNEL_TOO_OLD');
+    assert.equal(kernelVersionProblem('5.9.0')?.code, 'KERNEL_TOO_OLD');
     assert.equal(kernelVersionProblem('4.18.0')?.code, 'KERNEL_TOO_OLD');
-    assert.deepEqual(['5.15.0', '6.1.0-13-amd64', '7.0'].map(kernelVersionProblem), [null, null, null]);
+    assert.deepEqual(['5.10.0-30-amd64', '5.15.0', '6.1.0-13-amd64', '7.0'].map(kernelVersionProblem), [null, null, null, null]);
   });
 });

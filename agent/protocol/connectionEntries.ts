@@ -24,8 +24,6 @@ export interface ConnectionEntry {
   readonly original: Endpoint | null;
   readonly openedBootNanoseconds: Uint64Text;
   readonly isSwitchedOff: boolean;
-  /** Whether its key needs a namespace that the kernel could not tell the programs. */
-  readonly lacksNamespace: boolean;
 }
 
 /** Reads an entry of the map `connections` as BTF decoded it; undefined where it is of another form. */
@@ -38,9 +36,8 @@ export function readConnectionEntry({ key, values }: MapEntry): ConnectionEntry 
   const destination = readEndpoint(fieldOf(key.decoded, 'destination'), fieldOf(key.decoded, 'destination_port'));
   const connecting = readSide(value, 'connecting');
   const accepting = readSide(value, 'accepting');
-  const scope = readNumber(fieldOf(key.decoded, 'netns_cookie'));
   const opened = readNumber(fieldOf(value, 'opened_boot_nanoseconds'));
-  if (source === null || destination === null || connecting === undefined || accepting === undefined || scope === undefined || opened === undefined) {
+  if (source === null || destination === null || connecting === undefined || accepting === undefined || opened === undefined) {
     return undefined;
   }
   const original = fieldOf(value, 'original');
@@ -53,8 +50,6 @@ export function readConnectionEntry({ key, values }: MapEntry): ConnectionEntry 
     original: isRewritten && original !== undefined ? readEndpoint(fieldOf(original, 'address'), fieldOf(original, 'port')) : null,
     openedBootNanoseconds: toUint64Text(opened),
     isSwitchedOff: readNumber(fieldOf(value, 'is_switched_off')) === 1n,
-    // Without bpf_get_netns_cookie in sockops an accepted connection has no cookie: no namespace has the cookie 0.
-    lacksNamespace: scope !== 0n && accepting.cookie !== '0' && readNumber(fieldOf(value, 'accepting_netns_cookie')) === 0n,
   };
 }
 

@@ -25,8 +25,6 @@ export type ConnectionReason =
   | 'accepting_side_not_enrolled'
   /** One of the ends could not be put into the sockhash (yet), and no failure was told. */
   | 'not_enrolled_yet'
-  /** The kernel cannot tell network namespaces apart where it would have to (before Linux 5.15). */
-  | 'kernel_without_namespace_cookie'
   /** The programs of this version do not see connections over IPv6. */
   | 'address_family'
   /** Neither end is in a pod for which programs run. */
@@ -124,7 +122,6 @@ export const CONNECTION_TEXTS: Readonly<Record<ConnectionReason, string>> = {
   other_node: 'Its other end is not on this node.',
   accepting_side_not_enrolled: 'The end that accepted it is in no accelerated pod.',
   not_enrolled_yet: 'Its two ends are not both in the sockhash yet.',
-  kernel_without_namespace_cookie: 'This kernel cannot tell network namespaces apart where it would have to (Linux 5.15 can).',
   address_family: 'It is an IPv6 connection, which the programs do not see.',
   no_pod: 'Neither end is in an accelerated pod.',
   decision_lost: 'Not known: decisions were lost on their way or are not kept any more.',

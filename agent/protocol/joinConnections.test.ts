@@ -47,7 +47,7 @@ function entry(connecting: ConnectionSide, accepting: ConnectionSide, more: Part
     profile: 'istio',
     entry: {
       connecting, accepting, source: at('10.0.0.1:40000'), destination: at('127.0.0.1:15001'), original: at('10.0.0.2:80'), openedBootNanoseconds: '7' as Uint64Text,
-      isSwitchedOff: false, lacksNamespace: false, ...more,
+      isSwitchedOff: false, ...more,
     },
   };
 }
@@ -70,7 +70,6 @@ test('an entry of the map says what each direction does', () => {
   assert.deepEqual(judge(entry(side(1), side(2, 'message_passed_peer_missing'))), ['partly', 'message_passed_peer_missing']);
   assert.deepEqual(judge(entry(side(1, 'message_passed_peer_missing'), side(2, 'message_passed_unread_limit'))), ['not', 'message_passed_peer_missing']);
   assert.deepEqual(judge(entry(side(1), side(2), { isSwitchedOff: true })), ['not', 'message_passed_switched_off']);
-  assert.deepEqual(judge(entry(side(1, null, false), side(2, null, false), { lacksNamespace: true })), ['not', 'kernel_without_namespace_cookie']);
   assert.deepEqual(judge(entry(side(1), side(2, null, false))), ['not', 'not_enrolled_yet']);
   const history = new DecisionHistory();
   history.note({ events: [decided(2, 'enrol_failed', 95)], lost: 0 });

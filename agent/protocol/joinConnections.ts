@@ -243,9 +243,6 @@ class ConnectionJoin {
   }
 
   #whyNotEnrolled(entry: ConnectionEntry): ConnectionReason {
-    if (entry.lacksNamespace) {
-      return 'kernel_without_namespace_cookie';
-    }
     const told = [entry.connecting, entry.accepting].flatMap(({ cookie }) => this.#sources.decisions.find(cookie)?.reason ?? []);
     if (told[0] !== undefined) {
       return told[0];
