@@ -2,6 +2,7 @@ import type { ConnectionScope } from './protocol/connections.ts';
 import { inputError } from './protocol/errors.ts';
 import type { MeshpathError } from './protocol/errors.ts';
 import { parseIpAddress } from './protocol/ipAddress.ts';
+import { LAB_PATHS, LAB_RUN_LIMITS, LAB_SIDECARS } from './protocol/lab.ts';
 import { MAX_PAGE_ENTRIES } from './protocol/mapEntries.ts';
 import type { MethodName, Params } from './protocol/methods.ts';
 import type { CgroupPath, IpAddress, MapId } from './protocol/scalars.ts';
@@ -11,6 +12,8 @@ const MAX_CURSOR = 32_768;
 const MAX_PODS = 1_000;
 const MAX_ADDRESSES = 64;
 const MAX_ID = 0xffff_ffff;
+const MAX_RULES = 256 * 1024;
+const MAX_COMMAND_WORDS = 64;
 
 type Parsers = { readonly [M in MethodName]: (value: unknown) => Params<M> };
 
@@ -72,6 +75,33 @@ const parsers: Parsers = {
   },
   listAccelerations: nothing,
   listConnections: (value) => ({ scope: readScope(readObject(value, 'params')['scope']) }),
+  bringLabUp: (value) => {
+    const { name, pods, profile, path, rules, sidecar } = readObject(value, 'params');
+    return {
+      name: readText(name, 'name', 100),
+      pods: readInteger(pods, 'pods', 0, MAX_PODS),
+      profile: readText(profile, 'profile', 100),
+      path: readOneOf(path, 'path', LAB_PATHS),
+      rules: rules === null ? null : readText(rules, 'rules', MAX_RULES),
+      sidecar:
+        typeof sidecar === 'string'
+          ? readOneOf(sidecar, 'sidecar', LAB_SIDECARS)
+          : { command: readArray(readObject(sidecar, 'sidecar')['command'], 'sidecar.command', MAX_COMMAND_WORDS).map((word) => readText(word, 'sidecar.command', MAX_TEXT)) },
+    };
+  },
+  listLabs: nothing,
+  runInLab: (value) => {
+    const { name, from, to, connections, bytes, parallel } = readObject(value, 'params');
+    return {
+      name: readText(name, 'name', 100),
+      from: readText(from, 'from', 100),
+      to: readText(to, 'to', 100),
+      connections: readInteger(connections, 'connections', 1, LAB_RUN_LIMITS.connections),
+      bytes: readInteger(bytes, 'bytes', 1, LAB_RUN_LIMITS.bytes),
+      parallel: readInteger(parallel, 'parallel', 1, LAB_RUN_LIMITS.parallel),
+    };
+  },
+  takeLabDown: (value) => ({ name: readText(readObject(value, 'params')['name'], 'name', 100) }),
   countDecisions: (value) => ({ profile: readText(readObject(value, 'params')['profile'], 'profile', 100) }),
 };
 
@@ -113,6 +143,14 @@ function readScope(value: unknown): ConnectionScope {
     throw wrong('scope', "'accelerated-pods' or 'all'", value);
   }
   return value;
+}
+
+function readOneOf<Choice extends string>(value: unknown, part: string, choices: readonly Choice[]): Choice {
+  const choice = choices.find((candidate) => candidate === value);
+  if (choice === undefined) {
+    throw wrong(part, `one of ${choices.join(', ')}`, value);
+  }
+  return choice;
 }
 
 function readCgroup(value: unknown, part: string): CgroupPath {

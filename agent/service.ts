@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { hostname, machine, release } from 'node:os';
+import { dirname, join } from 'node:path';
 
 import { createAccelerator } from './accelerate/accelerator.ts';
 import type { Accelerator } from './accelerate/accelerator.ts';
@@ -9,8 +10,10 @@ import { describeAbilities } from './kernel/capabilities.ts';
 import { findCgroup2Mount } from './kernel/cgroup2Mount.ts';
 import { createKernelObjectReader } from './kernel/kernelObjectReader.ts';
 import type { KernelObjectReader } from './kernel/kernelObjectReader.ts';
+import { createLabManager } from './lab/labManager.ts';
 import { createIntrospection } from './libbpf/introspection.ts';
 import { openLibbpf } from './libbpf/library.ts';
+import type { DecisionEvents } from './protocol/acceleration.ts';
 import { cancelledError, MeshpathError } from './protocol/errors.ts';
 import { PROTOCOL_VERSION } from './protocol/methods.ts';
 import type { Notifications } from './protocol/methods.ts';
@@ -19,7 +22,7 @@ import type { NodeIdentity } from './protocol/snapshot.ts';
 import { listPods, takeSnapshot } from './snapshot/takeSnapshot.ts';
 
 export interface AgentOptions {
-  /** Where the compiled datapath is: meshpath.bpf.o. It is read when it is first needed. */
+  /** Where the compiled datapath is: meshpath.bpf.o. It is read when it is first needed. What runs in the pods of labs, lab.cjs, is beside it. */
   readonly objectPath: string;
   /** The version of Meshpath, for the person who looks at the node. */
   readonly agentVersion: string;
@@ -35,9 +38,12 @@ export function createAgentService(options: AgentOptions): (notify: Notify) => N
     const disposal = new AbortController();
     const reader = lazy<KernelObjectReader>(() => createKernelObjectReader(openLibbpf(), () => findCgroup2Mount()));
     let accelerator: Accelerator | undefined;
+    const decisionListeners = new Set<(decisions: DecisionEvents) => void>();
     const noteAndNotify: Notify = (name, value) => {
       if (name === 'decisions') {
-        connections.note(value as Notifications['decisions']);
+        const decisions = value as Notifications['decisions'];
+        connections.note(decisions);
+        decisionListeners.forEach((listener) => listener(decisions));
       }
       notify(name, value);
     };
@@ -52,6 +58,24 @@ export function createAgentService(options: AgentOptions): (notify: Notify) => N
     const listAccelerations: NodeHandlers['listAccelerations'] = async (params, context) => accelerator?.listAccelerations(params, context) ?? [];
 
     const connections = createConnectionLister({ reader, accelerations: () => listAccelerations({}, { signal: disposal.signal }) });
+
+    const turnAccelerationOn: NodeHandlers['turnAccelerationOn'] = (params, context) =>
+      connections.turnOn(() => openAccelerator().turnAccelerationOn(params, context), context.signal);
+
+    const labs = createLabManager({
+      programPath: join(dirname(options.objectPath), 'lab.cjs'),
+      notify: (progress) => notify('labProgress', progress),
+      listAccelerations: () => listAccelerations({}, { signal: disposal.signal }),
+      turnAccelerationOn: (profile, pods, signal) => turnAccelerationOn({ profile, pods }, { signal }),
+      turnAccelerationOff: async (cgroups) => {
+        await openAccelerator().turnAccelerationOff({ cgroups }, { signal: disposal.signal });
+      },
+      listConnections: (signal) => connections.list('accelerated-pods', signal),
+      listenDecisions: (listener) => {
+        decisionListeners.add(listener);
+        return () => decisionListeners.delete(listener);
+      },
+    });
 
     const handlers: NodeHandlers = {
       initialize: async ({ protocolVersion }) => {
@@ -81,11 +105,23 @@ export function createAgentService(options: AgentOptions): (notify: Notify) => N
         takeSnapshot({ identity, reader, accelerations: () => listAccelerations({}, context) }, context.signal),
       runDoctor: async (_params, { signal }) =>
         runDoctor({ identity, openLibbpf: () => openLibbpf().version, findCgroupMount: () => findCgroup2Mount(), reader, readObject: () => readObject(options.objectPath) }, signal),
-      turnAccelerationOn: async (params, context) => connections.turnOn(() => openAccelerator().turnAccelerationOn(params, context), context.signal),
+      turnAccelerationOn: async (params, context) => turnAccelerationOn(params, context),
       turnAccelerationOff: async (params, context) => openAccelerator().turnAccelerationOff(params, context),
       listAccelerations,
       countDecisions: async (params, context) => openAccelerator().countDecisions(params, context),
       listConnections: async ({ scope }, { signal }) => connections.list(scope, signal),
+      bringLabUp: async (request, { signal }) => {
+        const lab = await labs.bringUp(request, signal);
+        notify('changed', {});
+        return lab;
+      },
+      listLabs: async () => labs.list(),
+      runInLab: async (request, { signal }) => labs.run(request, signal),
+      takeLabDown: async ({ name }) => {
+        await labs.takeDown(name);
+        notify('changed', {});
+        return {};
+      },
     };
     return {
       handlers,

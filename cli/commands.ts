@@ -4,6 +4,7 @@ import { cgroupsCommand } from './commands/cgroups.ts';
 import { connectionsCommand } from './commands/connections.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { explainCommand } from './commands/explain.ts';
+import { labDownCommand, labRunCommand, labStatusCommand, labUpCommand } from './commands/lab.ts';
 import { linksCommand } from './commands/links.ts';
 import { mapsCommand } from './commands/maps.ts';
 import { programsCommand } from './commands/programs.ts';
@@ -27,6 +28,10 @@ export const COMMANDS: readonly Command[] = [
   ...RULES_GENERATE_COMMANDS,
   accelerateCommand,
   connectionsCommand,
+  labUpCommand,
+  labRunCommand,
+  labStatusCommand,
+  labDownCommand,
   mapsCommand,
   programsCommand,
   linksCommand,

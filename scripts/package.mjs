@@ -16,6 +16,7 @@ const loaded = [
   'dist/connected.cjs',
   'dist/bpf/meshpath.bpf.o',
   'dist/agent/agent.cjs',
+  'dist/agent/lab.cjs',
   'dist/agent/manifest.json',
   'dist/agent/meshpath.bpf.o',
   'dist/agent/koffi-linux-x64-glibc.node',

@@ -1,5 +1,5 @@
 import { MESH_PROFILES } from '../agent/protocol/acceleration.ts';
-import type { AccelerationInfo, AccelerationRequest, MeshProfile, TurnOffReport } from '../agent/protocol/acceleration.ts';
+import type { AccelerationInfo, AccelerationRequest, DecisionEvent, MeshProfile, TurnOffReport } from '../agent/protocol/acceleration.ts';
 import { checkCgroup, checkEnrolments } from '../agent/protocol/enrolment.ts';
 import { MeshpathError } from '../agent/protocol/errors.ts';
 import type { CgroupInfo } from '../agent/protocol/kernelObjects.ts';
@@ -7,6 +7,7 @@ import { readConnectionEntry } from '../agent/protocol/connectionEntries.ts';
 import type { ConnectionList, ConnectionScope } from '../agent/protocol/connections.ts';
 import { DecisionHistory } from '../agent/protocol/decisionHistory.ts';
 import { joinConnections } from '../agent/protocol/joinConnections.ts';
+import type { LabRunReport, LabRunRequest } from '../agent/protocol/lab.ts';
 import type { MapPage } from '../agent/protocol/mapEntries.ts';
 import { PROTOCOL_VERSION } from '../agent/protocol/methods.ts';
 import type { MapEntriesParams, NodeDescription } from '../agent/protocol/methods.ts';
@@ -22,6 +23,7 @@ import { SocketKernel } from './bpf/socketKernel.ts';
 import { SIMULATED_CPUS, surroundingsOf } from './bpf/surroundings.ts';
 import { findProfile, isAtOrBelow } from './explain/acceleratedPods.ts';
 import { createDemoSnapshot } from './mesh/demoWorld.ts';
+import { describeSimulatedLab, runSimulatedTraffic, secondLabError, simulatedDownError } from './node/simulatedLab.ts';
 import { LiveTraffic } from './node/liveTraffic.ts';
 import { readEntries, readPage } from './node/mapPages.ts';
 import { ObjectRegistry } from './node/objectRegistry.ts';
@@ -120,7 +122,18 @@ class SimulatedNode {
       turnAccelerationOff: answer(({ cgroups }) => this.#turnOff(cgroups)),
       listAccelerations: answer(() => this.#accelerations()),
       countDecisions: answer(({ profile }) => this.#requireActive(profile).datapath.counters().reasons),
-      listConnections: answer(({ scope }) => this.#listConnections(scope)),
+      listConnections: answer(({ scope }) => {
+        this.#makeRequests(1);
+        return this.#listConnections(scope);
+      }),
+      bringLabUp: answer(() => {
+        throw secondLabError();
+      }),
+      listLabs: answer(() => [describeSimulatedLab(this.#world)]),
+      runInLab: answer((request) => this.#runInLab(request)),
+      takeLabDown: answer(({ name }) => {
+        throw simulatedDownError(name);
+      }),
     };
   }
 
@@ -194,7 +207,6 @@ class SimulatedNode {
 
   #listConnections(scope: ConnectionScope): ConnectionList {
     const { namespaces, pods, omissions } = this.#world;
-    this.#makeRequests(1);
     const listening = namespaces.flatMap(({ id, sockets }) => sockets.filter(({ protocol, state }) => protocol === 'tcp' && state !== 'other').map((socket) => ({ namespace: id, socket, tcpBytes: null })));
     return joinConnections(
       {
@@ -219,6 +231,25 @@ class SimulatedNode {
         omissions,
       },
       scope,
+    );
+  }
+
+  #runInLab(request: LabRunRequest): LabRunReport {
+    const datapaths = [...this.#active.values()].map(({ datapath }) => datapath);
+    return runSimulatedTraffic(
+      this.#world,
+      {
+        open: (flow) => {
+          const opened = this.#traffic.open(flow, datapaths);
+          this.#tell(opened.events);
+          return opened;
+        },
+        closeAll: () => {
+          this.#traffic.closeAll();
+        },
+        listConnections: () => this.#listConnections('accelerated-pods'),
+      },
+      request,
     );
   }
 
@@ -289,7 +320,11 @@ class SimulatedNode {
     if (datapaths.length === 0) {
       return;
     }
-    const events = Array.from({ length: count }, () => this.#traffic.makeRequest(datapaths)).flat();
+    this.#tell(Array.from({ length: count }, () => this.#traffic.makeRequest(datapaths)).flat());
+  }
+
+  /** Notes and tells what the programs decided, and how much of it was lost. */
+  #tell(events: readonly DecisionEvent[]): void {
     const lost = [...this.#active].reduce((sum, [name, { datapath }]) => {
       const total = datapath.counters().lost;
       const before = this.#lost.get(name) ?? 0;

@@ -1,6 +1,6 @@
 import type { Endpoint } from '../protocol/scalars.ts';
 import type { ProgramProcess } from './programProcess.ts';
-import type { HttpParams, HttpResult, OpenedConnection, OpenParams, ReceivedBytes, ReceiveParams, RoundTripParams, SendParams } from './programs/reports.ts';
+import type { HttpParams, HttpResult, OpenedConnection, OpenParams, ReceivedBytes, ReceiveParams, RoundTripParams, SendParams, Visit, VisitParams } from './programs/reports.ts';
 
 export interface ConnectOptions {
   readonly address: string;
@@ -34,6 +34,16 @@ export class LabClient {
       seed: options.seed ?? Math.floor(Math.random() * 0xffff_ffff),
     };
     return new LabConnection(this.#program, (await this.#program.ask('open', params)) as OpenedConnection);
+  }
+
+  /** Opens a connection, exchanges bytes with an echo server and leaves it open; rejects as `connect` does. */
+  async visit(params: VisitParams): Promise<Visit> {
+    return (await this.#program.ask('visit', params)) as Visit;
+  }
+
+  /** Closes what a visit left open, in good order. */
+  async leave({ connection }: Visit): Promise<void> {
+    await this.#program.ask('close', { connection });
   }
 
   /** Asks a server of http mode: GET, or POST with a body of `bodyBytes`. */

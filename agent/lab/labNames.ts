@@ -51,3 +51,11 @@ export function labFolder(id: string): string {
 export function podName(index: number): string {
   return `pod-${String.fromCharCode('a'.charCodeAt(0) + index)}`;
 }
+
+/** What a program of a lab has in the lab's folder: where it is asked, what it says, what it was configured with. */
+export type ProgramFileKind = 'sock' | 'log' | 'conf';
+
+/** Gives a file of a program in the folder of its lab. */
+export function programFile(folder: string, pod: string, role: string, kind: ProgramFileKind): string {
+  return join(folder, `${pod}-${role}.${kind}`);
+}

@@ -1,15 +1,16 @@
 import { spawn } from 'node:child_process';
-import type { ChildProcessByStdio } from 'node:child_process';
+import type { ChildProcess, ChildProcessByStdio } from 'node:child_process';
+import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { ISTIO_PROFILE } from '../protocol/acceleration.ts';
 import type { PodEnrolment } from '../protocol/acceleration.ts';
 import type { CgroupPath, IpAddress, NamespaceId } from '../protocol/scalars.ts';
 import { createCgroup } from './cgroupFolders.ts';
-import { requireCommand } from '../snapshot/command.ts';
+import { COMMAND_FOLDERS, requireCommand } from '../snapshot/command.ts';
 import { runCommand } from './command.ts';
 import { commandInPod, ProgramProcess } from './programProcess.ts';
-import type { ProcessPlace } from './programProcess.ts';
+import type { ProcessPlace, StayingOptions } from './programProcess.ts';
 import { LabClient } from './client.ts';
 import { NAMESPACES_FOLDER } from './labNames.ts';
 import type {
@@ -170,6 +171,27 @@ export class LabPod {
   async startClient(options: PlaceOptions = {}): Promise<LabClient> {
     const params: ClientParams = { identity: options.identity ?? APPLICATION_IDENTITY };
     return new LabClient(await this.#startProgram('client', params, options, () => undefined));
+  }
+
+  /** Starts a program that stays until the lab is taken down, and gives its process id once it is ready. */
+  async leaveProgram(name: ProgramName, params: { readonly identity: ProgramIdentity }, container: string, options: StayingOptions): Promise<number> {
+    return ProgramProcess.leave(this.#programPath, name, await this.#place({ container }), params, options);
+  }
+
+  /** Starts a command that stays until the lab is taken down; what it prints goes to `logPath`. Throws NOT_SUPPORTED where it is not installed. */
+  async leaveCommand([name, ...args]: readonly [string, ...string[]], identity: ProgramIdentity, container: string, logPath: string): Promise<ChildProcess> {
+    const path = name.includes('/') ? name : requireCommand(name);
+    const [file, ...words] = commandInPod(await this.#place({ container }), [path, ...args], identity);
+    const log = await open(logPath, 'a', 0o644);
+    try {
+      const child = spawn(file, words, { stdio: ['ignore', log.fd, log.fd], detached: true, cwd: '/', env: { PATH: COMMAND_FOLDERS.join(':'), LC_ALL: 'C' } });
+      // Whoever started it looks whether it listens, which says the same.
+      child.on('error', () => undefined);
+      child.unref();
+      return child;
+    } finally {
+      await log.close();
+    }
   }
 
   async #startProgram(

@@ -1,5 +1,5 @@
-import type { DecisionEvent } from './acceleration.ts';
-import type { ConnectionReason, ConnectionState } from './connections.ts';
+import type { DecisionEvent, DecisionHook, DecisionReason } from './acceleration.ts';
+import type { ConnectionEnd, ConnectionList, ConnectionReason, ConnectionState } from './connections.ts';
 import { inputError } from './errors.ts';
 import type { CgroupPath, Endpoint, IpAddress, NamespaceId } from './scalars.ts';
 
@@ -154,10 +154,12 @@ export interface LabRunReport {
   /** connect(2), and one exchange; null where the clock is not a real one or nothing was measured. */
   readonly connectLatency: LabLatency | null;
   readonly exchangeLatency: LabLatency | null;
-  /** What the programs decided meanwhile, the first ones only; none where they did nothing or another process is told of it. */
+  /** What the programs decided meanwhile; nothing where they did nothing, or another process is told of it. */
+  readonly decisions: readonly Seen<{ readonly hook: DecisionHook; readonly reason: DecisionReason }>[];
+  /** The first of these decisions, at most MAX_LAB_EVENTS. */
   readonly events: readonly DecisionEvent[];
-  /** How many more there were. */
-  readonly moreEvents: number;
+  /** Decisions of the whole node that came faster than they could be read. */
+  readonly lostEvents: number;
   /** What could not be seen, and why. */
   readonly omissions: readonly string[];
 }
@@ -175,6 +177,18 @@ export function countSeen<Value>(values: readonly Value[]): Seen<Value>[] {
     counts.set(key, seen);
   }
   return [...counts.values()].sort((left, right) => right.count - left.count);
+}
+
+/**
+ * Counts the connections of a lab's pods that are alike, of those with an end in an accelerated pod. `pods` are the names of the lab's
+ * pods by their network namespace.
+ */
+export function describeLabLegs({ connections }: ConnectionList, pods: ReadonlyMap<NamespaceId, string>): LabLeg[] {
+  const describeEnd = ({ process, uid, namespace }: ConnectionEnd): string => `${process?.command ?? `user ${uid}`} (${pods.get(namespace) ?? 'elsewhere'})`;
+  const legs = connections
+    .filter(({ near, far }) => pods.has(near.namespace) && (near.inAcceleratedPod || far?.inAcceleratedPod === true))
+    .map(({ near, far, verdict }) => ({ text: `${describeEnd(near)} → ${far === null ? 'an end that was not found' : describeEnd(far)}`, state: verdict.state, reason: verdict.reason }));
+  return countSeen(legs).map(({ value, count }) => ({ ...value, count }));
 }
 
 /** Gives the spread of durations in milliseconds; null where there is none. */

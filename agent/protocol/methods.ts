@@ -3,6 +3,7 @@ import type { ConnectionList, ConnectionScope } from './connections.ts';
 import type { DoctorReport } from './doctor.ts';
 import type { WireError } from './errors.ts';
 import type { CgroupInfo, LinkInfo, MapInfo, ProgramInfo } from './kernelObjects.ts';
+import type { LabInfo, LabProgress, LabRequest, LabRunReport, LabRunRequest } from './lab.ts';
 import type { MapPage } from './mapEntries.ts';
 import type { CgroupPath, MapId } from './scalars.ts';
 import type { NodeIdentity, Snapshot } from './snapshot.ts';
@@ -69,6 +70,13 @@ export interface Methods {
   countDecisions: { params: { readonly profile: string }; result: DecisionCounters };
   /** The TCP connections that are open, with whether each is accelerated and, if not, why not. */
   listConnections: { params: { readonly scope: ConnectionScope }; result: ConnectionList };
+  /** Makes a lab, which stays until it is taken down; where a step fails or the call is cancelled, nothing of it is left. */
+  bringLabUp: { params: LabRequest; result: LabInfo };
+  /** Every lab of which anything is on the node. */
+  listLabs: { params: Record<string, never>; result: readonly LabInfo[] };
+  runInLab: { params: LabRunRequest; result: LabRunReport };
+  /** Removes all of a lab, complete or not. */
+  takeLabDown: { params: { readonly name: string }; result: Record<string, never> };
 }
 
 /** What a node tells unasked. */
@@ -77,6 +85,8 @@ export interface Notifications {
   decisions: DecisionEvents;
   /** Programs, maps, links or attachments of this agent changed: what was listed may be out of date. */
   changed: Record<string, never>;
+  /** How far a lab that is being made is. */
+  labProgress: LabProgress;
 }
 
 export type MethodName = keyof Methods;
@@ -100,4 +110,8 @@ export const METHOD_NAMES = [
   'listAccelerations',
   'countDecisions',
   'listConnections',
+  'bringLabUp',
+  'listLabs',
+  'runInLab',
+  'takeLabDown',
 ] as const satisfies readonly MethodName[];

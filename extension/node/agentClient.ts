@@ -61,6 +61,9 @@ export async function connectAgent(agent: NodeProcess, options: AgentClientOptio
   connection.onNotification('changed', (value: Notifications['changed']) => {
     listeners.notify('changed', value);
   });
+  connection.onNotification('labProgress', (value: Notifications['labProgress']) => {
+    listeners.notify('labProgress', value);
+  });
   const lifetime = watchLifetime(agent, connection, output, errorLines);
   const node: Node = {
     call: async (method, params, callOptions) => callAgent(connection, lifetime, method, params, callOptions),

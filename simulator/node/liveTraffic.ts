@@ -10,6 +10,7 @@ import type { SocketKernel } from '../bpf/socketKernel.ts';
 import { TCP_STATE } from '../bpf/sockets.ts';
 import type { KernelSocket } from '../bpf/sockets.ts';
 import { runAcceleratedFlow } from '../explain/acceleratedFlow.ts';
+import type { FlowResult } from '../explain/acceleratedFlow.ts';
 import { findProfile } from '../explain/acceleratedPods.ts';
 import { Simulation } from '../world/simulation.ts';
 import { TraceRecorder } from '../world/traceRecorder.ts';
@@ -44,27 +45,29 @@ export class LiveTraffic {
 
   /** Makes the next request and closes the oldest connections; gives the events of the programs. */
   makeRequest(datapaths: readonly Datapath[]): readonly DecisionEvent[] {
+    const flow = this.#flows[this.#count % this.#flows.length];
+    return flow === undefined ? [] : this.open(flow, datapaths).events;
+  }
+
+  /** Opens the connections of a flow and closes the oldest; gives what happened to it, and the events of the programs. */
+  open(flow: Flow, datapaths: readonly Datapath[]): { readonly result: FlowResult; readonly events: readonly DecisionEvent[] } {
     const events: DecisionEvent[] = [];
     const report = (event: DecisionEvent): void => {
       events.push(event);
     };
-    const flow = this.#flows[this.#count % this.#flows.length];
-    if (flow === undefined) {
-      return events;
-    }
     this.#count += 1;
     if (this.#count % FLOWS_PER_ROUND === 0) {
-      this.#closeAll();
+      this.closeAll();
       this.#simulation = new Simulation(this.#world);
     }
     const before = new Set(this.#sockets.sockets());
-    runAcceleratedFlow(this.#simulation, new TraceRecorder(), { sockets: this.#sockets, datapaths, report }, flow);
+    const result = runAcceleratedFlow(this.#simulation, new TraceRecorder(), { sockets: this.#sockets, datapaths, report }, flow);
     this.#open.push(this.#sockets.sockets().filter((socket) => !before.has(socket)));
     while (this.#open.length > OPEN_FLOWS) {
       this.#close(this.#open.shift() ?? []);
     }
     // Closing tells of itself only here: nothing else ran meanwhile.
-    return [...events, ...datapaths.flatMap((datapath) => datapath.drainEvents())];
+    return { result, events: [...events, ...datapaths.flatMap((datapath) => datapath.drainEvents())] };
   }
 
   /** The sockets that are open, as a snapshot lists them. */
@@ -75,7 +78,8 @@ export class LiveTraffic {
       .map((socket) => ({ socket, info: describeSocket(socket) }));
   }
 
-  #closeAll(): void {
+  /** Closes every connection. */
+  closeAll(): void {
     for (const sockets of this.#open.splice(0)) {
       this.#close(sockets);
     }

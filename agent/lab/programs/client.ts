@@ -17,7 +17,13 @@ import type {
   ReceiveParams,
   RoundTripParams,
   SendParams,
+  Visit,
+  VisitParams,
 } from './reports.ts';
+
+/** All visits send from one pattern, which is dear to make. */
+const VISIT_SEED = 1;
+const VISIT_WRITE_BYTES = 65_536;
 
 interface ClientConnection {
   readonly socket: Socket;
@@ -31,6 +37,7 @@ interface ClientConnection {
 export function openConnections(): Promise<CommandHandlers> {
   const connections = new Map<number, ClientConnection>();
   let count = 0;
+  let visitPattern: Pattern | undefined;
   const find = (id: number): ClientConnection => {
     const connection = connections.get(id);
     if (connection === undefined) {
@@ -41,9 +48,25 @@ export function openConnections(): Promise<CommandHandlers> {
   return Promise.resolve({
     open: async (options: OpenParams): Promise<OpenedConnection> => {
       const id = count++;
-      const connection = await openConnection(options);
+      const connection = await openConnection(options, createPattern(options.seed));
       connections.set(id, connection);
       return describeConnection(id, connection);
+    },
+    visit: async (options: VisitParams): Promise<Visit> => {
+      visitPattern ??= createPattern(VISIT_SEED);
+      const id = count++;
+      const start = performance.now();
+      const connection = await openConnection({ ...options, localAddress: null, localPort: 0 }, visitPattern);
+      const opened = performance.now();
+      const timer = setTimeout(() => connection.socket.destroy(Object.assign(new Error('it took too long'), { code: 'ETIMEDOUT' })), options.milliseconds);
+      connections.set(id, connection);
+      connection.sentBytes = options.offset;
+      connection.receivedBytes = options.offset;
+      const [received] = await Promise.all([receive(connection, options.bytes), send(connection, { bytes: options.bytes, writeBytes: VISIT_WRITE_BYTES })]).finally(() => {
+        clearTimeout(timer);
+      });
+      const exchangeMilliseconds = performance.now() - opened;
+      return { ...describeConnection(id, connection), connectMilliseconds: opened - start, exchangeMilliseconds, received };
     },
     describe: ({ connection }: { readonly connection: number }) => Promise.resolve(describeConnection(connection, find(connection))),
     send: (options: SendParams) => send(find(options.connection), options),
@@ -76,7 +99,7 @@ export function openConnections(): Promise<CommandHandlers> {
   });
 }
 
-async function openConnection(options: OpenParams): Promise<ClientConnection> {
+async function openConnection(options: Omit<OpenParams, 'seed'>, pattern: Pattern): Promise<ClientConnection> {
   const socket = connect({
     host: options.address,
     port: options.port,
@@ -88,7 +111,7 @@ async function openConnection(options: OpenParams): Promise<ClientConnection> {
   await once(socket, 'connect');
   const connection: ClientConnection = {
     socket,
-    pattern: createPattern(options.seed),
+    pattern,
     sentBytes: 0,
     receivedBytes: 0,
     error: null,

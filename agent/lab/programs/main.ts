@@ -3,6 +3,7 @@ import { runProgram } from './program.ts';
 import { proxyConnections } from './proxy.ts';
 import type { ProgramName } from './reports.ts';
 import { serveConnections } from './server.ts';
+import { serveSocks } from './socks.ts';
 
 /**
  * What runs in the pods of a lab: one file, whose first argument says which program it is. Each shows on the node under the name of
@@ -17,6 +18,9 @@ const PROGRAMS: Readonly<Record<ProgramName, () => void>> = {
   },
   client: () => {
     runProgram('shop', openConnections);
+  },
+  socks: () => {
+    runProgram('socks', serveSocks);
   },
 };
 

@@ -1,11 +1,12 @@
 import { once } from 'node:events';
-import { connect, createServer } from 'node:net';
+import { createServer } from 'node:net';
 import type { Server, Socket } from 'node:net';
-import { isIpv4 } from '../../protocol/ipAddress.ts';
+import { isIpv4, toIpAddress } from '../../protocol/ipAddress.ts';
 import type { Endpoint } from '../../protocol/scalars.ts';
 import { readLocalEndpoint, readOriginalDestination, readPeerEndpoint } from '../../libbpf/socketQuestions.ts';
 import { errorName, tellEvent } from './program.ts';
 import type { CommandHandlers } from './program.ts';
+import { relay } from './relay.ts';
 import type { EndedProxying, ProxiedConnection, ProxyParams } from './reports.ts';
 
 /**
@@ -56,34 +57,12 @@ function proxy(report: ProxiedConnection, downstream: Socket, { sources, host }:
     downstream.resetAndDestroy();
     return;
   }
-  const upstream = connect({
-    host: host ?? destination.address,
-    port: destination.port,
-    allowHalfOpen: true,
-    noDelay: true,
-    ...(sources === undefined ? {} : { localAddress: sources[isIpv4(destination.address) ? 0 : 1] }),
-  });
-  let error: string | null = null;
-  let open = 2;
-  const resetBoth = (cause: Error): void => {
-    error ??= errorName(cause);
-    downstream.resetAndDestroy();
-    upstream.resetAndDestroy();
-  };
-  const closeOne = (): void => {
-    open--;
-    if (open === 0) {
-      tellEnd(report.connection, upstream.bytesWritten, downstream.bytesWritten, error);
-    }
-  };
-  for (const socket of [downstream, upstream]) {
-    socket.on('error', resetBoth);
-    socket.on('close', closeOne);
-  }
-  upstream.once('connect', () => {
-    // pipe() ends the other side where one has ended: a half-close goes on as a half-close.
-    downstream.pipe(upstream);
-    upstream.pipe(downstream);
+  relay(downstream, {
+    destination: { address: toIpAddress(host ?? destination.address), port: destination.port },
+    source: sources?.[isIpv4(destination.address) ? 0 : 1] ?? null,
+    onEnded: (bytesToUpstream, bytesToDownstream, error) => {
+      tellEnd(report.connection, bytesToUpstream, bytesToDownstream, error);
+    },
   });
 }
 

@@ -19,7 +19,7 @@ export type ProgramMessage =
   | { readonly kind: 'refusal'; readonly id: number; readonly code: string | null; readonly message: string };
 
 /** The programs that run in pods. */
-export type ProgramName = 'server' | 'proxy' | 'client';
+export type ProgramName = 'server' | 'proxy' | 'client' | 'socks';
 
 /** Who a program is from the moment on at which it makes its first socket. */
 export interface ProgramIdentity {
@@ -79,6 +79,15 @@ export interface ProxyParams {
   readonly applicationAddress: string | null;
 }
 
+export interface SocksParams {
+  readonly identity: ProgramIdentity;
+  /** On loopback. */
+  readonly outboundPort: number;
+  readonly inboundPort: number;
+  /** What inbound connections are made from; null: what the kernel chooses. */
+  readonly passthroughSource: string | null;
+}
+
 /** A connection that the proxy accepted. */
 export interface ProxiedConnection {
   readonly connection: number;
@@ -119,6 +128,24 @@ export interface OpenedConnection {
   readonly local: Endpoint;
   /** The answer to getpeername(2), asked of the kernel and not of Node.js. */
   readonly peer: Endpoint;
+}
+
+export interface VisitParams {
+  readonly address: string;
+  readonly port: number;
+  /** Sent and awaited back. */
+  readonly bytes: number;
+  /** Where in the pattern the bytes of this connection begin: another place for each shows bytes of a stranger. */
+  readonly offset: number;
+  /** How long it may take. */
+  readonly milliseconds: number;
+}
+
+/** A connection that was opened, used once and is still open. */
+export interface Visit extends OpenedConnection {
+  readonly connectMilliseconds: number;
+  readonly exchangeMilliseconds: number;
+  readonly received: ReceivedBytes;
 }
 
 export interface SendParams {
