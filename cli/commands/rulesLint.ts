@@ -5,7 +5,7 @@ import { EXIT_FAILED, EXIT_OK } from '../command.ts';
 import type { Command } from '../command.ts';
 import { writeJson, writeLines } from '../output.ts';
 import { readRulesFile } from '../rulesFile.ts';
-import { formatProblem, tellDamage } from '../rulesText.ts';
+import { formatProblem, isReadable, READING_OPTIONS, readingOptions, tellDamage } from '../rulesText.ts';
 import { escapeText } from '../text/escape.ts';
 
 export const rulesLintCommand: Command = {
@@ -16,11 +16,12 @@ export const rulesLintCommand: Command = {
   description: [
     'Finds rules that can never match and says why, chains that nothing reaches, and what cannot be read. The exit code is 0 where nothing was found, and 1 where something was.',
   ],
-  options: {},
+  options: READING_OPTIONS,
   run: async ({ arguments: args, output, note }) => {
     const [path = ''] = args.operands;
+    const options = readingOptions(args);
     const { text, isDamaged } = await readRulesFile(path);
-    const ruleSet = readRuleSet(text);
+    const ruleSet = readRuleSet(text, options);
     const findings = lintRuleSet(ruleSet);
     if (args.flag('json')) {
       await writeJson(output, { problems: ruleSet.problems, findings });
@@ -28,7 +29,7 @@ export const rulesLintCommand: Command = {
       await writeLines(output, [...ruleSet.problems.map((problem) => formatProblem(path, problem)), ...findings.flatMap((finding) => formatFinding(path, finding))]);
     }
     tellDamage(isDamaged, note);
-    return findings.length === 0 && ruleSet.problems.length === 0 && !isDamaged ? EXIT_OK : EXIT_FAILED;
+    return findings.length === 0 && isReadable(ruleSet.problems) && !isDamaged ? EXIT_OK : EXIT_FAILED;
   },
 };
 

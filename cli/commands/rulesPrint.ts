@@ -4,7 +4,7 @@ import { EXIT_FAILED, EXIT_OK } from '../command.ts';
 import type { Command } from '../command.ts';
 import { writeJson } from '../output.ts';
 import { readRulesFile } from '../rulesFile.ts';
-import { formatProblem, ruleSetJson, tellDamage } from '../rulesText.ts';
+import { formatProblem, isReadable, READING_OPTIONS, readingOptions, ruleSetJson, tellDamage } from '../rulesText.ts';
 
 export const rulesPrintCommand: Command = {
   name: 'rules print',
@@ -15,12 +15,14 @@ export const rulesPrintCommand: Command = {
     'Reads what iptables-save printed or iptables-restore takes, from FILE or standard input (-), and prints it as iptables-save would once the kernel has it. What cannot be read is told on standard error with its place, and the exit code is 1 then.',
   ],
   options: {
+    ...READING_OPTIONS,
     counters: { type: 'boolean', short: 'c', description: 'Print the counters of rules too, where they are known.' },
   },
   run: async ({ arguments: args, output, note }) => {
     const [path = ''] = args.operands;
+    const options = readingOptions(args);
     const { text, isDamaged } = await readRulesFile(path);
-    const ruleSet = readRuleSet(text);
+    const ruleSet = readRuleSet(text, options);
     if (args.flag('json')) {
       await writeJson(output, ruleSetJson(ruleSet));
     } else {
@@ -28,6 +30,6 @@ export const rulesPrintCommand: Command = {
       ruleSet.problems.map((problem) => formatProblem(path, problem)).forEach(note);
     }
     tellDamage(isDamaged, note);
-    return ruleSet.problems.length === 0 && !isDamaged ? EXIT_OK : EXIT_FAILED;
+    return isReadable(ruleSet.problems) && !isDamaged ? EXIT_OK : EXIT_FAILED;
   },
 };

@@ -1,36 +1,27 @@
-import { formatIpAddress, ipAddressBytes, isIpv4, parseIpAddress } from '../../agent/protocol/ipAddress.ts';
+import { formatIpAddress, ipAddressBytes, isIpv4 } from '../../agent/protocol/ipAddress.ts';
 import type { IpAddress } from '../../agent/protocol/scalars.ts';
 
 /** A network: an address with the number of leading bits that count. The other bits are zero. */
 export interface AddressPrefix {
   readonly address: IpAddress;
   readonly prefixLength: number;
-}
-
-/**
- * Reads `10.0.0.0/8`, `10.0.0.0/255.0.0.0`, `10.1.2.3` or an IPv6 prefix; host bits are cleared, as iptables does.
- * Gives undefined for anything else: a mask with holes (`255.0.255.0`) and a host name are not prefixes.
- */
-export function parseAddressPrefix(text: string): AddressPrefix | undefined {
-  const slash = text.indexOf('/');
-  const address = parseIpAddress(slash < 0 ? text : text.slice(0, slash));
-  if (address === undefined) {
-    return undefined;
-  }
-  const bits = isIpv4(address) ? 32 : 128;
-  const prefixLength = slash < 0 ? bits : parseMask(text.slice(slash + 1), bits);
-  return prefixLength === undefined ? undefined : { address: maskAddress(address, prefixLength), prefixLength };
+  /** A mask with holes (`255.0.255.0`), which iptables takes too; `prefixLength` is then the length up to its first zero. */
+  readonly mask?: IpAddress;
 }
 
 /** Says whether an address lies in a network; an address of the other family never does. */
 export function prefixContains(prefix: AddressPrefix, address: IpAddress): boolean {
-  if (prefix.prefixLength === 0) {
+  if (prefix.prefixLength === 0 && prefix.mask === undefined) {
     return isIpv4(prefix.address) === isIpv4(address);
   }
   const wanted = ipAddressBytes(prefix.address);
   const actual = ipAddressBytes(address);
   if (wanted.length !== actual.length) {
     return false;
+  }
+  if (prefix.mask !== undefined) {
+    const mask = ipAddressBytes(prefix.mask);
+    return wanted.every((byte, index) => byte === ((actual[index] ?? 0) & (mask[index] ?? 0)));
   }
   const whole = prefix.prefixLength >> 3;
   for (let index = 0; index < whole; index += 1) {
@@ -42,27 +33,23 @@ export function prefixContains(prefix: AddressPrefix, address: IpAddress): boole
   return rest === 0 || (((wanted[whole] ?? 0) ^ (actual[whole] ?? 0)) >> (8 - rest)) === 0;
 }
 
-/** Writes a network as iptables-save does: always with its length. */
-export function formatAddressPrefix(prefix: AddressPrefix): string {
-  return `${prefix.address}/${prefix.prefixLength}`;
-}
-
-function parseMask(text: string, bits: number): number | undefined {
-  if (/^\d{1,3}$/.test(text)) {
-    return Number(text) <= bits ? Number(text) : undefined;
-  }
-  const mask = parseIpAddress(text);
-  if (mask === undefined || isIpv4(mask) !== (bits === 32)) {
-    return undefined;
-  }
-  const digits = [...ipAddressBytes(mask)].map((byte) => byte.toString(2).padStart(8, '0')).join('');
-  return /^1*0*$/.test(digits) ? digits.lastIndexOf('1') + 1 : undefined;
-}
-
-function maskAddress(address: IpAddress, prefixLength: number): IpAddress {
+/** Clears the bits of an address behind a prefix. */
+export function maskAddress(address: IpAddress, prefixLength: number): IpAddress {
   const bytes = ipAddressBytes(address).map((byte, index) => {
     const kept = Math.min(8, Math.max(0, prefixLength - index * 8));
     return byte & (0xff << (8 - kept)) & 0xff;
   });
   return formatIpAddress(bytes);
+}
+
+/** Gives how many bits a mask begins with that are set. */
+export function prefixLengthOf(mask: IpAddress): number {
+  const digits = [...ipAddressBytes(mask)].map((byte) => byte.toString(2).padStart(8, '0')).join('');
+  const zero = digits.indexOf('0');
+  return zero < 0 ? digits.length : zero;
+}
+
+/** Writes a network as `ADDRESS/LENGTH`, or with its mask where that has holes. */
+export function formatAddressPrefix(prefix: AddressPrefix): string {
+  return `${prefix.address}/${prefix.mask ?? prefix.prefixLength}`;
 }

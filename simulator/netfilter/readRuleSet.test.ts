@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { RULE_SPELLINGS } from './ruleSpellings.fixture.ts';
-import { MAX_CHAINS, MAX_RULE_LINE_CHARACTERS, readRuleSet } from './readRuleSet.ts';
+import { MAX_RULE_LINE_CHARACTERS, readRuleSet } from './readRuleSet.ts';
+import { MAX_CHAINS } from './ruleSetBuilder.ts';
 import type { ParsedRuleSet } from './ruleSet.ts';
 import { UNREADABLE_RULE } from './ruleSet.ts';
 import { writeRuleSet } from './writeRuleSet.ts';
@@ -34,11 +35,10 @@ test('counters, policies and user chains are kept, and printed in the order of i
   assert.equal(parsed.tables[0]?.chains.get('WEB')?.rules[0]?.line, 7);
 });
 
-test('what is not known keeps its words and its place', () => {
-  const { text, problems } = canonical('-p tcp -m string --string "GET /" --algo bm ! --to 65 -m tcp --dport 80 -j WEIRD --level 3');
-  assert.deepEqual(problems, []);
-  assert.equal(text, '-p tcp -m string --string "GET /" --algo bm ! --to 65 -m tcp --dport 80 -j WEIRD --level 3');
-  assert.equal(canonical('-p icmp -m icmp --icmp-type 8 -j NEXT').text, '-p icmp -m icmp --icmp-type 8 -j NEXT');
+test('what iptables does not have keeps its words and its place, with a warning', () => {
+  const { text, problems } = canonical('-p tcp -m weird --string "GET /" --algo bm ! --to 65 -m tcp --dport 80 -j WEIRD --level 3');
+  assert.deepEqual(problems.map(({ severity, found }) => [severity, found]), [['warning', 'weird'], ['warning', 'WEIRD']]);
+  assert.equal(text, '-p tcp -m weird --string "GET /" --algo bm ! --to 65 -m tcp --dport 80 -j WEIRD --level 3');
 });
 
 test('a bad line is a problem with its place, and loses nothing else', () => {

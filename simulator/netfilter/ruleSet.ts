@@ -2,21 +2,35 @@ import type { Hook, TableName } from '../../agent/protocol/trace.ts';
 import type { IpAddress } from '../../agent/protocol/scalars.ts';
 import type { AddressPrefix } from './addressPrefix.ts';
 
+/** The two programs that bring rules into the kernel: what they take and print differs here and there. */
+export type Backend = 'legacy' | 'nft';
+
+/** The two programs: iptables and ip6tables. */
+export type AddressFamily = 'ipv4' | 'ipv6';
+
 /** What iptables-save text means: tables of chains of rules, with matches and targets as data. */
 export interface ParsedRuleSet {
   readonly tables: readonly Table[];
+  /** Which iptables the rules are for. */
+  readonly family: AddressFamily;
   /** What could not be read. Each bad rule stays in its chain and evaluates to unknown. */
   readonly problems: readonly RuleProblem[];
 }
 
 /** A place in a rule set text that is not what was expected. */
 export interface RuleProblem {
+  /** An error is what iptables-restore or the kernel refuses; a warning is what this program does not know. */
+  readonly severity: 'error' | 'warning';
   /** From 1. */
   readonly line: number;
   /** From 1, in UTF-16 units. */
   readonly column: number;
   readonly message: string;
   readonly expected: string;
+  /** What stands there instead; empty at the end of a line. */
+  readonly found: string;
+  /** The length of what is found, in UTF-16 units; 0 at the end of a line. */
+  readonly length: number;
 }
 
 export interface Table {
@@ -31,6 +45,8 @@ export interface Chain {
   readonly policy: 'ACCEPT' | 'DROP' | null;
   readonly counters: Counters | null;
   readonly rules: readonly Rule[];
+  /** The line that declares it, from 1; 0 where none does. */
+  readonly line: number;
 }
 
 /** Packets and bytes as iptables-save -c prints them. */
@@ -46,6 +62,9 @@ export interface Rule {
   readonly counters: Counters | null;
   /** The line in the text, from 1. */
   readonly line: number;
+  /** Where it begins in its line, from 1, and how many UTF-16 units it has. */
+  readonly column: number;
+  readonly length: number;
   /** The rule as iptables-save prints it, without counters; for what could not be read, as it was written. */
   readonly text: string;
 }

@@ -2,13 +2,19 @@ import type { Word } from './words.ts';
 
 /** What is wrong at one place of a line. Thrown while a rule is read, and turned into a RuleProblem by the reader. */
 export class SyntaxProblem extends Error {
+  /** From 1. */
   readonly column: number;
+  /** The length of what is wrong; 0 at the end of a line. */
+  readonly length: number;
+  readonly found: string;
   readonly expected: string;
 
-  constructor(column: number, message: string, expected: string) {
+  constructor(place: Word | number, message: string, expected: string) {
     super(message);
     this.name = 'SyntaxProblem';
-    this.column = column;
+    this.column = typeof place === 'number' ? place : place.column;
+    this.length = typeof place === 'number' ? 0 : place.length;
+    this.found = typeof place === 'number' ? '' : shorten(place.text);
     this.expected = expected;
   }
 }
@@ -43,20 +49,11 @@ export class WordReader {
     this.#position += 1;
     return word;
   }
-
-  /** Takes a `!` if one is next, and says whether it was. */
-  takeNegation(): boolean {
-    if (this.peek()?.text !== '!') {
-      return false;
-    }
-    this.#position += 1;
-    return true;
-  }
 }
 
 /** Throws the problem that a word is not what was expected. */
 export function rejectWord(word: Word, expected: string): never {
-  throw new SyntaxProblem(word.column, `'${shorten(word.text)}' is not understood here.`, expected);
+  throw new SyntaxProblem(word, `'${shorten(word.text)}' is not understood here.`, expected);
 }
 
 /** Cuts untrusted text to a length that fits into a message. */

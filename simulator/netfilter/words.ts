@@ -1,54 +1,81 @@
-/** One word of a rule with the place where it begins. */
+/** One word of a rule with its place. */
 export interface Word {
   readonly text: string;
   /** From 1. */
   readonly column: number;
+  /** In the line, with quotes and backslashes, in UTF-16 units. */
+  readonly length: number;
 }
 
 /** A line that does not split into words. */
 export interface UnfinishedQuote {
+  /** The column of the quote, from 1. */
   readonly unfinishedQuoteAt: number;
 }
+
+const TAB = 9;
+const SPACE = 32;
+const DOUBLE_QUOTE = 34;
+const BACKSLASH = 92;
 
 /**
  * Splits a line of iptables-save text into words: white space separates, double quotes hold words together, and inside
  * of them a backslash makes the next character plain (iptables/xshared.c, add_param_to_argv; iptables-save writes
- * quotes so in libxtables/xtables.c, xtables_save_string).
+ * quotes so in libxtables/xtables.c, xtables_save_string). `from` is where to begin, an offset from 0.
+ * A closing quote ends its word, whatever follows.
  */
-export function splitWords(line: string): readonly Word[] | UnfinishedQuote {
+export function splitWords(line: string, from = 0): readonly Word[] | UnfinishedQuote {
   const words: Word[] = [];
-  let position = 0;
-  while (position < line.length) {
-    if (isBlank(line[position])) {
+  const { length } = line;
+  let position = from;
+  for (;;) {
+    while (position < length && isBlank(line.charCodeAt(position))) {
       position += 1;
-      continue;
+    }
+    if (position >= length) {
+      return words;
     }
     const start = position;
-    let text = '';
-    let quoteAt = -1;
-    while (position < line.length) {
-      const character = line[position] ?? '';
-      if (quoteAt < 0 && isBlank(character)) {
-        break;
+    let code = line.charCodeAt(position);
+    while (position < length && code !== DOUBLE_QUOTE && !isBlank(code)) {
+      position += 1;
+      code = line.charCodeAt(position);
+    }
+    if (code !== DOUBLE_QUOTE || position >= length) {
+      words.push({ text: line.slice(start, position), column: start + 1, length: position - start });
+      continue;
+    }
+    const quoted = readQuoted(line, start, position);
+    if (typeof quoted === 'number') {
+      return { unfinishedQuoteAt: quoted };
+    }
+    position = quoted.end;
+    words.push({ text: quoted.text, column: start + 1, length: position - start });
+  }
+}
+
+/** Reads a word that has a quote in it; gives the column of a quote that is not closed. */
+function readQuoted(line: string, start: number, firstQuote: number): { readonly text: string; readonly end: number } | number {
+  const pieces = [line.slice(start, firstQuote)];
+  let position = firstQuote;
+  let quoteAt = -1;
+  let pieceFrom = firstQuote;
+  for (; position < line.length; position += 1) {
+    const code = line.charCodeAt(position);
+    if (code === DOUBLE_QUOTE) {
+      pieces.push(line.slice(pieceFrom, position));
+      pieceFrom = position + 1;
+      if (quoteAt >= 0) {
+        return { text: pieces.join(''), end: position + 1 };
       }
-      if (quoteAt >= 0 && character === '\\' && position + 1 < line.length) {
-        text += line[position + 1] ?? '';
-        position += 2;
-        continue;
-      }
-      if (character === '"') {
-        quoteAt = quoteAt < 0 ? position : -1;
-      } else {
-        text += character;
-      }
+      quoteAt = position;
+    } else if (quoteAt >= 0 && code === BACKSLASH && position + 1 < line.length) {
+      pieces.push(line.slice(pieceFrom, position));
+      pieceFrom = position + 1;
       position += 1;
     }
-    if (quoteAt >= 0) {
-      return { unfinishedQuoteAt: quoteAt + 1 };
-    }
-    words.push({ text, column: start + 1 });
   }
-  return words;
+  return quoteAt + 1;
 }
 
 /**
@@ -59,6 +86,6 @@ export function quoteWord(word: string): string {
   return /^[A-Za-z0-9_-]+$/.test(word) ? word : `"${word.replaceAll(/["'\\]/g, (character) => `\\${character}`)}"`;
 }
 
-function isBlank(character: string | undefined): boolean {
-  return character === ' ' || character === '\t' || character === '\r' || character === '\v' || character === '\f';
+function isBlank(code: number): boolean {
+  return code === SPACE || code === TAB;
 }

@@ -1,17 +1,27 @@
-import { formatAddressPrefix } from './addressPrefix.ts';
+import { formatRuleAddress, formatRulePrefix } from './iptablesAddress.ts';
 import type { RuleBody } from './readRule.ts';
-import type { Chain, Counters, MarkChange, MaskedValue, Match, NatRange, NumberRange, ParsedRuleSet, Target, TcpFlag } from './ruleSet.ts';
+import type { AddressFamily, Chain, Counters, ExtensionOption, MarkChange, MaskedValue, Match, NatRange, NumberRange, ParsedRuleSet, Table, Target, TcpFlag } from './ruleSet.ts';
 import { BUILT_IN_CHAINS } from './ruleSet.ts';
+import { hexText } from './numberText.ts';
 import { quoteWord } from './words.ts';
 
-/** Writes a rule set in the form of iptables-save, with counters where they are known and wanted. */
-export function writeRuleSet(ruleSet: ParsedRuleSet, options: { readonly counters: boolean }): string {
+/** How a rule set is written. */
+export interface WriteOptions {
+  /** Whether counters are written, where they are known; without them those of chains are zero. */
+  readonly counters: boolean;
+}
+
+/**
+ * Writes a rule set in the form of iptables-save: built-in chains in the order of their hooks, all of them, then the
+ * others by name, then the rules. Tables come in the order of the rule set.
+ */
+export function writeRuleSet(ruleSet: ParsedRuleSet, options: WriteOptions): string {
   const lines: string[] = [];
   for (const table of ruleSet.tables) {
-    const chains = orderChains([...table.chains.values()], BUILT_IN_CHAINS[table.name]);
+    const chains = orderChains(table);
     lines.push(`*${table.name}`);
     for (const chain of chains) {
-      lines.push(`:${chain.name} ${chain.policy ?? '-'} ${writeCounters(chain.counters ?? { packets: 0n, bytes: 0n })}`);
+      lines.push(`:${chain.name} ${chain.policy ?? '-'} ${writeCounters((options.counters ? chain.counters : null) ?? { packets: 0n, bytes: 0n })}`);
     }
     for (const chain of chains) {
       for (const rule of chain.rules) {
@@ -25,25 +35,35 @@ export function writeRuleSet(ruleSet: ParsedRuleSet, options: { readonly counter
 }
 
 /** Writes one rule as iptables-save does: `-A CHAIN`, the base matches, the modules, the target. */
-export function writeRule(chain: string, body: RuleBody): string {
-  return [`-A ${chain}`, ...writeMatches(body.matches), ...writeTarget(body.target)].join(' ');
+export function writeRule(chain: string, body: RuleBody, family: AddressFamily): string {
+  let text = `-A ${chain}`;
+  for (const match of body.matches) {
+    const written = match.kind === 'port' && match.range.first === 0 && match.range.last === 65_535 ? '' : writeMatch(match, family);
+    if (written !== '') {
+      text += ` ${written}`;
+    }
+  }
+  const target = writeTarget(body.target, family);
+  return target.length === 0 ? text : `${text} ${target.join(' ')}`;
 }
 
 /** Writes one match without its `-m`: `! --dport 15008`. */
-export function writeMatch(match: Match): string {
+export function writeMatch(match: Match, family: AddressFamily = 'ipv4'): string {
   const negation = 'negated' in match && match.negated ? '! ' : '';
-  return `${negation}${matchOption(match)}`;
+  return `${negation}${matchOption(match, family)}`;
 }
 
 /** Writes a target with its `-j` or `-g`. */
-export function writeTarget(target: Target): string[] {
+export function writeTarget(target: Target, family: AddressFamily = 'ipv4'): string[] {
   switch (target.kind) {
     case 'none':
       return [];
     case 'accept':
+      return ['-j ACCEPT'];
     case 'drop':
+      return ['-j DROP'];
     case 'return':
-      return ['-j', target.kind.toUpperCase()];
+      return ['-j RETURN'];
     case 'reject':
       return ['-j REJECT --reject-with', target.with];
     case 'chain':
@@ -52,9 +72,9 @@ export function writeTarget(target: Target): string[] {
     case 'masquerade':
       return [`-j ${target.kind.toUpperCase()}`, ...(target.ports === null ? [] : [`--to-ports ${writeRange(target.ports, '-')}`]), ...target.options];
     case 'dnat':
-      return ['-j DNAT --to-destination', writeNatRange(target.to), ...target.options];
+      return ['-j DNAT --to-destination', writeNatRange(target.to, family), ...target.options];
     case 'snat':
-      return ['-j SNAT --to-source', writeNatRange(target.to), ...target.options];
+      return ['-j SNAT --to-source', writeNatRange(target.to, family), ...target.options];
     case 'mark':
       return ['-j MARK', writeMarkChange(target.change)];
     case 'connectionMark':
@@ -62,41 +82,42 @@ export function writeTarget(target: Target): string[] {
         '-j CONNMARK',
         target.action === 'set'
           ? writeMarkChange(target.change)
-          : `--${target.action}-mark --nfmask ${hex(target.packetMask)} --ctmask ${hex(target.connectionMask)}`,
+          : `--${target.action}-mark --nfmask ${hexText(target.packetMask)} --ctmask ${hexText(target.connectionMask)}`,
       ];
     case 'notrack':
       return [target.name === 'CT' ? '-j CT --notrack' : '-j NOTRACK'];
-    case 'tproxy':
-      return [`-j TPROXY --on-port ${target.port} --on-ip ${target.address ?? '0.0.0.0'} --tproxy-mark ${hex(target.change.value)}/${hex(target.change.mask)}`];
-    case 'log':
-    case 'unknown':
-      return ['-j', target.name, ...target.words.map(writeWord)];
-    case 'extension':
-      return ['-j', target.name];
-  }
-}
-
-function writeMatches(matches: readonly Match[]): string[] {
-  const texts: string[] = [];
-  for (const match of matches) {
-    if (match.kind === 'port' && match.range.first === 0 && match.range.last === 65_535 && !match.negated) {
-      continue;
+    case 'tproxy': {
+      const address = target.address === null ? (family === 'ipv4' ? '0.0.0.0' : '::') : formatRuleAddress(target.address, family);
+      return [`-j TPROXY --on-port ${target.port} --on-ip ${address} --tproxy-mark ${hexText(target.change.value)}/${hexText(target.change.mask)}`];
     }
-    texts.push(writeMatch(match));
+    case 'extension':
+      return [`-j ${target.name}`, ...target.options.map(writeOption)];
+    case 'log':
+      return ['-j', target.name, ...writeLogWords(target.words)];
+    case 'unknown':
+      return ['-j', writeWord(target.name), ...target.words.map(writeWord)];
   }
-  return texts;
 }
 
-function matchOption(match: Match): string {
+/** Prefixes are quoted as xtables_save_string does; other words need no quotes. */
+function writeLogWords(words: readonly string[]): string[] {
+  return words.map((word, index) => (words[index - 1]?.endsWith('-prefix') === true ? quoteWord(word) : word));
+}
+
+function writeOption({ name, negated, text }: ExtensionOption): string {
+  return `${negated ? '! ' : ''}--${name}${text === null ? '' : ` ${text}`}`;
+}
+
+function matchOption(match: Match, family: AddressFamily): string {
   switch (match.kind) {
     case 'source':
-      return `-s ${formatAddressPrefix(match.prefix)}`;
+      return `-s ${formatRulePrefix(match.prefix, family)}`;
     case 'destination':
-      return `-d ${formatAddressPrefix(match.prefix)}`;
+      return `-d ${formatRulePrefix(match.prefix, family)}`;
     case 'inInterface':
-      return `-i ${match.name}`;
+      return `-i ${writeWord(match.name)}`;
     case 'outInterface':
-      return `-o ${match.name}`;
+      return `-o ${writeWord(match.name)}`;
     case 'protocol':
       return `-p ${match.protocol}`;
     case 'fragment':
@@ -120,13 +141,16 @@ function matchOption(match: Match): string {
       return `--mark ${writeMasked(match.wanted)}`;
     case 'addressType':
       return `--${match.which === 'source' ? 'src' : 'dst'}-type ${match.types.join(',')}`;
+    case 'tcpOption':
+      return `--tcp-option ${match.option}`;
+    case 'supplementaryGroups':
+      return '--suppl-groups';
+    case 'addressTypeInterface':
+      return `--limit-iface-${match.which}`;
+    case 'extension':
+      return [...(match.named ? [] : [`-m ${match.module}`]), ...match.options.map(writeOption)].join(' ');
     case 'comment':
       return `--comment ${quoteWord(match.text)}`;
-    case 'tcpOption':
-    case 'supplementaryGroups':
-    case 'addressTypeInterface':
-    case 'extension':
-      return '';
     case 'unknown':
       return [...(match.module === '' ? [] : [`-m ${writeWord(match.module)}`]), ...match.words.map(writeWord)].join(' ');
   }
@@ -137,20 +161,21 @@ function writeFlags(flags: readonly TcpFlag[]): string {
 }
 
 function writeMasked({ value, mask }: MaskedValue): string {
-  return mask === 0xffff_ffff ? hex(value) : `${hex(value)}/${hex(mask)}`;
+  return mask === 0xffff_ffff ? hexText(value) : `${hexText(value)}/${hexText(mask)}`;
 }
 
 function writeMarkChange({ value, mask }: MarkChange): string {
-  return `--set-xmark ${hex(value)}/${hex(mask)}`;
+  return `--set-xmark ${hexText(value)}/${hexText(mask)}`;
 }
 
-function writeNatRange({ addresses, ports }: NatRange): string {
+function writeNatRange({ addresses, ports }: NatRange, family: AddressFamily): string {
   const portText = ports === null ? '' : `:${writeRange(ports, '-')}`;
   if (addresses === null) {
     return portText;
   }
-  const text = addresses.first === addresses.last ? addresses.first : `${addresses.first}-${addresses.last}`;
-  return addresses.first.includes(':') && ports !== null ? `[${text}]${portText}` : `${text}${portText}`;
+  const first = formatRuleAddress(addresses.first, family);
+  const text = addresses.first === addresses.last ? first : `${first}-${formatRuleAddress(addresses.last, family)}`;
+  return family === 'ipv6' && ports !== null ? `[${text}]${portText}` : `${text}${portText}`;
 }
 
 function writeRange({ first, last }: NumberRange, separator: string): string {
@@ -166,12 +191,12 @@ function writeWord(word: string): string {
   return /^[^\s"'\\]+$/.test(word) ? word : quoteWord(word);
 }
 
-function hex(value: number): string {
-  return `0x${value.toString(16)}`;
-}
-
-/** Built-in chains first, in hook order, then user chains as they were given. */
-function orderChains(chains: readonly Chain[], builtIn: readonly string[]): readonly Chain[] {
-  const place = (chain: Chain): number => (builtIn.includes(chain.name) ? builtIn.indexOf(chain.name) : builtIn.length);
-  return chains.toSorted((left, right) => place(left) - place(right));
+/** Built-in chains first, in hook order and all of them, then the others by name as strcmp(3) orders them. */
+function orderChains(table: Table): readonly Chain[] {
+  const builtIn: readonly string[] = BUILT_IN_CHAINS[table.name];
+  const others = [...table.chains.values()].filter(({ name }) => !builtIn.includes(name));
+  return [
+    ...builtIn.map((name): Chain => table.chains.get(name) ?? { name, policy: 'ACCEPT', counters: null, rules: [], line: 0 }),
+    ...others.toSorted((left, right) => (left.name < right.name ? -1 : 1)),
+  ];
 }

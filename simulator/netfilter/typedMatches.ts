@@ -1,0 +1,105 @@
+import type { ConnectionStateName, ExtensionOption, Match, NumberRange, TcpFlag } from './ruleSet.ts';
+
+/** Gives an instance of a match module as matches of the model: of their own kind where they are compared often, else as an extension. */
+export function toMatches(module: string, options: readonly ExtensionOption[]): readonly Match[] {
+  const convert = Object.hasOwn(CONVERTERS, module) ? CONVERTERS[module] : undefined;
+  if (convert === undefined) {
+    return [{ kind: 'extension', module, options, named: false }];
+  }
+  const matches: Match[] = [{ kind: 'module', module }];
+  const rest: ExtensionOption[] = [];
+  for (const option of options) {
+    const match = convert(option);
+    if (match === undefined) {
+      rest.push(option);
+    } else {
+      matches.push(match);
+    }
+  }
+  return rest.length === 0 ? matches : [...matches, { kind: 'extension', module, options: rest, named: true }];
+}
+
+type Converter = (option: ExtensionOption) => Match | undefined;
+
+const SYN_MASK: readonly TcpFlag[] = ['FIN', 'SYN', 'RST', 'ACK'];
+
+const CONVERTERS: Readonly<Record<string, Converter>> = {
+  tcp: (option) => {
+    const { negated } = option;
+    switch (option.name) {
+      case 'sport':
+      case 'dport':
+        return portMatch('tcp', option);
+      case 'tcp-option':
+        return { kind: 'tcpOption', negated, option: numberOf(option) };
+      case 'syn':
+        return { kind: 'tcpFlags', negated, mask: SYN_MASK, set: ['SYN'] };
+      default:
+        return flagsMatch(option);
+    }
+  },
+  udp: (option) => portMatch('udp', option),
+  multiport: (option) => ({
+    kind: 'multiport',
+    which: option.name === 'sports' ? 'source' : option.name === 'dports' ? 'destination' : 'either',
+    negated: option.negated,
+    ranges: namesOf(option).map(parseRange),
+  }),
+  owner: (option) => {
+    switch (option.name) {
+      case 'socket-exists':
+        return { kind: 'socketExists', negated: option.negated };
+      case 'suppl-groups':
+        return { kind: 'supplementaryGroups' };
+      default:
+        return { kind: 'owner', which: option.name === 'uid-owner' ? 'uid' : 'gid', negated: option.negated, range: rangeOf(option) };
+    }
+  },
+  conntrack: (option) => (option.name === 'ctstate' ? { kind: 'connectionState', module: 'conntrack', negated: option.negated, states: namesOf(option) as readonly ConnectionStateName[] } : undefined),
+  state: (option) => ({ kind: 'connectionState', module: 'state', negated: option.negated, states: namesOf(option) as readonly ConnectionStateName[] }),
+  mark: (option) => markMatch('mark', option),
+  connmark: (option) => markMatch('connectionMark', option),
+  addrtype: (option) => {
+    switch (option.name) {
+      case 'limit-iface-in':
+        return { kind: 'addressTypeInterface', which: 'in' };
+      case 'limit-iface-out':
+        return { kind: 'addressTypeInterface', which: 'out' };
+      default:
+        return { kind: 'addressType', which: option.name === 'src-type' ? 'source' : 'destination', negated: option.negated, types: namesOf(option) };
+    }
+  },
+  comment: (option) => ({ kind: 'comment', text: option.value.type === 'text' ? option.value.text : '' }),
+};
+
+/** A range of all ports is not kept by tcp and udp (libxt_tcp.c, tcp_save); the kernel compares it and it always fits. */
+function portMatch(module: 'tcp' | 'udp', option: ExtensionOption): Match {
+  return { kind: 'port', module, which: option.name === 'sport' ? 'source' : 'destination', negated: option.negated, range: rangeOf(option) };
+}
+
+function flagsMatch(option: ExtensionOption): Match {
+  const names = namesOf(option);
+  const split = names.indexOf('/');
+  return { kind: 'tcpFlags', negated: option.negated, mask: names.slice(0, split) as readonly TcpFlag[], set: names.slice(split + 1) as readonly TcpFlag[] };
+}
+
+function markMatch(kind: 'mark' | 'connectionMark', { negated, value }: ExtensionOption): Match {
+  return { kind, negated, wanted: value.type === 'masked' ? { value: value.value, mask: value.mask } : { value: 0, mask: 0 } };
+}
+
+function numberOf({ value }: ExtensionOption): number {
+  return value.type === 'number' ? value.value : 0;
+}
+
+function namesOf({ value }: ExtensionOption): readonly string[] {
+  return value.type === 'names' ? value.names : [];
+}
+
+function rangeOf({ value }: ExtensionOption): NumberRange {
+  return value.type === 'range' ? { first: value.first, last: value.last } : { first: 0, last: 0 };
+}
+
+function parseRange(text: string): NumberRange {
+  const [first = 0, last = first] = text.split(':').map(Number);
+  return { first, last };
+}
