@@ -6,7 +6,7 @@ import { parseRulePrefix } from './iptablesAddress.ts';
 import { parseProtocolNumber, protocolName } from './protocols.ts';
 import type { AddressFamily, Backend, Counters, ExtensionOption, Match, Target } from './ruleSet.ts';
 import { BUILT_IN_CHAINS } from './ruleSet.ts';
-import { toMatches } from './typedMatches.ts';
+import { mergePortMatches, toMatches } from './typedMatches.ts';
 import { toTarget } from './typedTargets.ts';
 import type { Word } from './words.ts';
 import type { WordReader } from './wordReader.ts';
@@ -45,13 +45,13 @@ const MAX_INTERFACE_NAME = 15;
 const MAX_ADDRESSES = 1024;
 const MAX_BODIES = 4096;
 
-type BaseOption = 'v' | 'n' | 's' | 'd' | 'i' | 'o' | 'p' | 'f' | 'j' | 'g' | 'm' | 'c' | '4' | '6';
+type BaseOption = 'v' | 's' | 'd' | 'i' | 'o' | 'p' | 'f' | 'j' | 'g' | 'm' | 'c' | '4' | '6';
 
-const SHORT_OPTIONS: ReadonlyMap<string, BaseOption> = new Map((['s', 'd', 'i', 'o', 'p', 'f', 'j', 'g', 'm', 'c', '4', '6', 'v', 'n'] as const).map((letter) => [`-${letter}`, letter]));
+const SHORT_OPTIONS: ReadonlyMap<string, BaseOption> = new Map((['s', 'd', 'i', 'o', 'p', 'f', 'j', 'g', 'm', 'c', '4', '6', 'v'] as const).map((letter) => [`-${letter}`, letter]));
 
 const LONG_OPTIONS: ReadonlyMap<string, BaseOption> = new Map([
   ['source', 's'], ['src', 's'], ['destination', 'd'], ['dst', 'd'], ['in-interface', 'i'], ['out-interface', 'o'], ['protocol', 'p'],
-  ['fragments', 'f'], ['jump', 'j'], ['goto', 'g'], ['match', 'm'], ['set-counters', 'c'], ['ipv4', '4'], ['ipv6', '6'], ['verbose', 'v'], ['numeric', 'n'],
+  ['fragments', 'f'], ['jump', 'j'], ['goto', 'g'], ['match', 'm'], ['set-counters', 'c'], ['ipv4', '4'], ['ipv6', '6'], ['verbose', 'v'],
 ]);
 
 /** Long options that a rule cannot have, but of which it can have the beginning. */
@@ -306,8 +306,7 @@ class RuleReading {
         this.#counters = readCounters(reader);
         return;
       case 'v':
-      case 'n':
-        // They say how lists are shown.
+        // It says how much is shown.
         return;
       case '4':
       case '6':
@@ -414,7 +413,7 @@ class RuleReading {
       module.check(surroundings, options);
     }
     return {
-      bodies: this.#isWanted ? this.#bodies(moduleMatches, target) : [],
+      bodies: this.#isWanted ? this.#bodies(backend === 'nft' ? mergePortMatches(moduleMatches) : moduleMatches, target) : [],
       counters: this.#counters,
       extensions,
       unknown: this.#open.flatMap((module) => (module instanceof ExtensionReading ? [] : [module.name])),

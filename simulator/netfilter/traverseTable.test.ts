@@ -101,7 +101,7 @@ test('marks follow their masks', () => {
 test('rules that no kernel takes come to an end', () => {
   assert.match(JSON.stringify(send('-A OUTPUT -j A\n-A A -j B\n-A B -j A').verdict), /jumps back/);
   assert.match(JSON.stringify(send('-A OUTPUT -g A\n-A A -g B\n-A B -g A').verdict), /more than|jumps back/);
-  const chains = Array.from({ length: 40 }, (_, index) => `-N C${index}\n-A C${index} -j C${index + 1}\n-A C${index} -j C${index + 1}`).join('\n');
+  const chains = Array.from({ length: 40 }, (_, index) => `-N C${39 - index}\n-A C${39 - index} -j C${40 - index}\n-A C${39 - index} -j C${40 - index}`).join('\n');
   assert.match(JSON.stringify(send(`-N C40\n${chains}\n-A OUTPUT -j C0`).verdict), /more than 100000 rules/);
   const unknown = Array.from({ length: 80 }, () => '-A OUTPUT -m weird -j A').join('\n');
   assert.match(JSON.stringify(send(`${unknown}\n-A A -j MARK --set-mark 1`).verdict), /unknown/);

@@ -19,6 +19,42 @@ export function toMatches(module: string, options: readonly ExtensionOption[]): 
   return rest.length === 0 ? matches : [...matches, { kind: 'extension', module, options: rest, named: true }];
 }
 
+/**
+ * Brings tcp and udp into the form of iptables-nft: it keeps no modules for them, but comparisons, of which it makes one
+ * module again, the later ones first in it (iptables/nft-shared.c, nft_create_match). A module that says nothing is kept
+ * where it is the only one and was given so.
+ */
+export function mergePortMatches(matches: readonly Match[]): readonly Match[] {
+  return ['tcp', 'udp'].reduce(mergeModule, matches);
+}
+
+function mergeModule(matches: readonly Match[], module: string): readonly Match[] {
+  const starts = matches.flatMap((match, index) => (match.kind === 'module' && match.module === module ? [index] : []));
+  if (starts.length === 0) {
+    return matches;
+  }
+  const blocks = starts.map((start) => {
+    const next = matches.findIndex((match, index) => index > start && !isPortMatch(match));
+    return matches.slice(start + 1, next < 0 ? matches.length : next);
+  });
+  const silenced = blocks.map((block) => block.filter((match) => !saysNothing(match)));
+  const parts = silenced.flat();
+  const order = (match: Match): number => (match.kind === 'port' ? (match.which === 'source' ? 0 : 1) : match.kind === 'tcpOption' ? 2 : 3);
+  const wasSilenced = blocks.some((block, index) => block.length > 0 && silenced[index]?.length === 0 && block.some((match) => 'negated' in match && match.negated));
+  const merged: Match[] = parts.length === 0 && wasSilenced ? [] : [{ kind: 'module', module }, ...parts.toSorted((left, right) => order(left) - order(right))];
+  const first = starts[0] ?? 0;
+  const dropped = new Set(starts.flatMap((start, index) => Array.from({ length: (blocks[index]?.length ?? 0) + 1 }, (_, offset) => start + offset)));
+  return matches.flatMap((match, index) => (index === first ? merged : dropped.has(index) ? [] : [match]));
+}
+
+function isPortMatch(match: Match): boolean {
+  return match.kind === 'port' || match.kind === 'tcpOption' || match.kind === 'tcpFlags';
+}
+
+function saysNothing(match: Match): boolean {
+  return (match.kind === 'port' && match.range.first === 0 && match.range.last === 0xffff) || (match.kind === 'tcpFlags' && match.mask.length === 0);
+}
+
 type Converter = (option: ExtensionOption) => Match | undefined;
 
 const SYN_MASK: readonly TcpFlag[] = ['FIN', 'SYN', 'RST', 'ACK'];

@@ -38,13 +38,18 @@ export function writeRuleSet(ruleSet: ParsedRuleSet, options: WriteOptions): str
 export function writeRule(chain: string, body: RuleBody, family: AddressFamily): string {
   let text = `-A ${chain}`;
   for (const match of body.matches) {
-    const written = match.kind === 'port' && match.range.first === 0 && match.range.last === 65_535 ? '' : writeMatch(match, family);
+    const written = isSilent(match) ? '' : writeMatch(match, family);
     if (written !== '') {
       text += ` ${written}`;
     }
   }
   const target = writeTarget(body.target, family);
   return target.length === 0 ? text : `${text} ${target.join(' ')}`;
+}
+
+/** Ports that are all of them, and no flags at all, are not printed (libxt_tcp.c, tcp_save). */
+function isSilent(match: Match): boolean {
+  return (match.kind === 'port' && match.range.first === 0 && match.range.last === 65_535) || (match.kind === 'tcpFlags' && match.mask.length === 0 && !match.negated);
 }
 
 /** Writes one match without its `-m`: `! --dport 15008`. */
