@@ -140,10 +140,11 @@ function readHaproxyLog(log: string): readonly SidecarReport[] {
 function redsocksProcess(side: 'outbound' | 'inbound', port: number, socksPort: number): SidecarProcess {
   const configuration = [
     'base {',
-    // splice(2) does not see bytes that come from socket to socket, and waits for ever.
-    '  log_debug = off; log_info = on; log = "stderr"; daemon = off; redirector = iptables; splice = false;',
+    '  log_debug = off; log_info = on; log = "stderr"; daemon = off; redirector = iptables;',
     '}',
     'redsocks {',
+    // splice(2) does not see bytes that come from socket to socket, and waits for ever.
+    '  splice = false;',
     `  local_ip = 0.0.0.0; local_port = ${port}; ip = 127.0.0.1; port = ${socksPort}; type = socks5;`,
     '}',
     '',
