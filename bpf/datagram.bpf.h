@@ -358,6 +358,8 @@ static __always_inline struct endpoint *get_resolver(struct datagram_state *stat
 	if (!profile.dns_port || port != bpf_htons(profile.dns_port))
 		return 0;
 	slot = get_slot_of_address(address);
+	/* Compilers compare a copy, and the verifier of Linux 5.10 does not know then what it has to be in range. */
+	barrier_var(slot);
 	if (slot >= RESOLVER_SLOTS || is_none(&state->resolvers[slot].address))
 		return 0;
 	return &state->resolvers[slot];
