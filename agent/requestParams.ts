@@ -53,11 +53,12 @@ const parsers: Parsers = {
   takeSnapshot: nothing,
   runDoctor: nothing,
   turnAccelerationOn: (value) => {
-    const { profile, pods, overrides } = readObject(value, 'params');
+    const { profile, pods, overrides, keep } = readObject(value, 'params');
     return {
       profile: readText(profile, 'profile', 100),
       // Whoever turns it on reads each part.
       ...(overrides === undefined ? {} : { overrides: readObject(overrides, 'overrides') }),
+      ...(keep === undefined ? {} : { keep: readBoolean(keep, 'keep') }),
       pods: readArray(pods, 'pods', MAX_PODS).map((pod, index) => {
         const { cgroup, addresses } = readObject(pod, `pods[${index}]`);
         return {
@@ -73,6 +74,7 @@ const parsers: Parsers = {
     const { cgroups } = readObject(value, 'params');
     return { cgroups: cgroups === null ? null : readArray(cgroups, 'cgroups', MAX_PODS).map((cgroup) => readCgroup(cgroup, 'cgroups')) };
   },
+  upgradeAcceleration: (value) => ({ profile: readText(readObject(value, 'params')['profile'], 'profile', 100) }),
   listAccelerations: nothing,
   listConnections: (value) => ({ scope: readScope(readObject(value, 'params')['scope']) }),
   bringLabUp: (value) => {
@@ -134,6 +136,13 @@ function readInteger(value: unknown, part: string, least: number, most: number):
 function readText(value: unknown, part: string, most: number): string {
   if (typeof value !== 'string' || value.length > most) {
     throw wrong(part, `text of at most ${most} characters`, value);
+  }
+  return value;
+}
+
+function readBoolean(value: unknown, part: string): boolean {
+  if (typeof value !== 'boolean') {
+    throw wrong(part, 'true or false', value);
   }
   return value;
 }

@@ -1,9 +1,10 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { hostname, machine, release } from 'node:os';
 import { dirname, join } from 'node:path';
 
 import { createAccelerator } from './accelerate/accelerator.ts';
 import type { Accelerator } from './accelerate/accelerator.ts';
+import { KEPT_FOLDER } from './accelerate/keptFolder.ts';
 import { createConnectionLister } from './connections/connectionLister.ts';
 import { runDoctor } from './doctor/runDoctor.ts';
 import { describeAbilities } from './kernel/capabilities.ts';
@@ -26,6 +27,8 @@ export interface AgentOptions {
   readonly objectPath: string;
   /** The version of Meshpath, for the person who looks at the node. */
   readonly agentVersion: string;
+  /** Where what is kept is pinned; KEPT_FOLDER where it is left out. */
+  readonly keptFolder?: string;
 }
 
 /**
@@ -35,6 +38,7 @@ export interface AgentOptions {
 export function createAgentService(options: AgentOptions): (notify: Notify) => NodeService {
   return (notify) => {
     const identity: NodeIdentity = { hostname: hostname(), kernelRelease: release(), machine: machine(), kind: 'linux' };
+    const keptFolder = options.keptFolder ?? KEPT_FOLDER;
     const disposal = new AbortController();
     const reader = lazy<KernelObjectReader>(() => createKernelObjectReader(openLibbpf(), () => findCgroup2Mount()));
     let accelerator: Accelerator | undefined;
@@ -51,11 +55,12 @@ export function createAgentService(options: AgentOptions): (notify: Notify) => N
       if (disposal.signal.aborted) {
         throw cancelledError('Acceleration');
       }
-      accelerator ??= createAccelerator({ object: readObject(options.objectPath), notify: noteAndNotify });
+      accelerator ??= createAccelerator({ object: readObject(options.objectPath), notify: noteAndNotify, keptFolder });
       return accelerator;
     };
-    // Nothing can be on before the accelerator was first needed.
-    const listAccelerations: NodeHandlers['listAccelerations'] = async (params, context) => accelerator?.listAccelerations(params, context) ?? [];
+    // Nothing can be on before the accelerator was first needed, but what was kept.
+    const listAccelerations: NodeHandlers['listAccelerations'] = async (params, context) =>
+      accelerator === undefined && (disposal.signal.aborted || !existsSync(keptFolder)) ? [] : openAccelerator().listAccelerations(params, context);
 
     const connections = createConnectionLister({ reader, accelerations: () => listAccelerations({}, { signal: disposal.signal }) });
 
@@ -107,6 +112,7 @@ export function createAgentService(options: AgentOptions): (notify: Notify) => N
         runDoctor({ identity, openLibbpf: () => openLibbpf().version, findCgroupMount: () => findCgroup2Mount(), reader, readObject: () => readObject(options.objectPath) }, signal),
       turnAccelerationOn: async (params, context) => turnAccelerationOn(params, context),
       turnAccelerationOff: async (params, context) => openAccelerator().turnAccelerationOff(params, context),
+      upgradeAcceleration: async (params, context) => openAccelerator().upgradeAcceleration(params, context),
       listAccelerations,
       countDecisions: async (params, context) => openAccelerator().countDecisions(params, context),
       listConnections: async ({ scope }, { signal }) => connections.list(scope, signal),

@@ -10,13 +10,14 @@ import {
   decodePodId,
   decodeQuestion,
   decodeSwitchedOff,
-  encodeConnectionSwitchedOff,
+  encodeControl,
   encodeNoPod,
   encodePod,
   encodePodOwner,
   encodeProfileEntries,
   encodeSettings,
-  encodeSwitch,
+  encodeStoppedPod,
+  isSameStructure,
   sumCounters,
 } from '../agent/protocol/datapath.ts';
 import { MeshpathError } from '../agent/protocol/errors.ts';
@@ -110,14 +111,20 @@ test('writes a pod, one without an IPv4 address, and none', () => {
   assert.throws(() => decodePodId(btf, 'pod', owner), (error) => MeshpathError.is(error, 'BPF_OBJECT_INVALID'));
 });
 
-test('the switch changes nothing else of its structure', () => {
-  const current = Uint8Array.from({ length: 16 }, (_, index) => (index < 4 ? 0 : index));
-  assert.equal(decodeSwitchedOff(btf, current), false);
-  const off = encodeSwitch(btf, current, true);
-  assert.equal(decodeSwitchedOff(btf, off), true);
-  assert.deepEqual([...off.subarray(0, 4)], [1, 0, 0, 0]);
-  assert.deepEqual(off.subarray(4), current.subarray(4));
-  assert.deepEqual(encodeSwitch(btf, off, false), current);
+test('the control says whether everything is off, and how many pods are stopped', () => {
+  assert.equal(toHexText(encodeControl(btf, true, 0)), '0100000000000000');
+  assert.equal(toHexText(encodeControl(btf, false, 258)), '0000000002010000');
+  assert.equal(decodeSwitchedOff(btf, encodeControl(btf, true, 3)), true);
+  assert.equal(decodeSwitchedOff(btf, encodeControl(btf, false, 3)), false);
+  assert.equal(toHexText(encodeStoppedPod(0x0102n)), '0201000000000000');
+});
+
+test('versions of the programs are alike in a structure where every field is at the same place', () => {
+  assert.equal(isSameStructure(btf, btf, 'pod'), true);
+  const other = Object.create(btf) as typeof btf;
+  Object.defineProperty(other, 'idsByName', { value: (name: string) => btf.idsByName(name === 'pod' ? 'pod_owner' : name) });
+  assert.equal(isSameStructure(btf, other, 'pod'), false);
+  assert.equal(isSameStructure(other, btf, 'pod_owner'), true);
 });
 
 test('a connection is pending until its accepting side was told where it was to go', () => {
@@ -138,8 +145,7 @@ test('a connection is accelerated while both its sockets are enrolled and it is 
   connection[22] = 1; // is_accepting_enrolled
   connection[48] = 5; // connecting_cgroup_id
   connection[56] = 6; // accepting_cgroup_id
-  assert.deepEqual(decodeConnection(btf, connection), { connectingCgroupId: 5n, acceptingCgroupId: 6n, isAccelerated: true, isPending: false });
-  assert.equal(decodeConnection(btf, encodeConnectionSwitchedOff(btf, connection)).isAccelerated, false);
+  assert.deepEqual(decodeConnection(btf, connection), { openedBootNanoseconds: 0n, connectingCgroupId: 5n, acceptingCgroupId: 6n, isAccelerated: true, isPending: false });
 });
 
 /** An event in the middle of a larger buffer, as a ring buffer hands it out. */

@@ -49,6 +49,15 @@ struct {
 	__type(value, struct pod_owner);
 } pod_addresses SEC(".maps");
 
+/* Ids of the cgroups of pods whose messages are not redirected any more, whichever end they are. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, POD_ADDRESSES_MAX);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u32); /* not used: to be there is all that counts */
+} stopped_pods SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, OWNERS_MAX);

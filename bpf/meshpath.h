@@ -114,7 +114,8 @@ struct socket_state {
 	__u32 uid;
 	__u32 pass_reason; /* enum decision_reason */
 	bool is_answered; /* getsockopt or getpeername was answered and told as an event */
-	__u8 reserved[7];
+	bool is_to_pod; /* the address that it connects to was registered in `pod_addresses` */
+	__u8 reserved[6];
 };
 
 /* Socket storage; value of `socket_creators`: the process that made the socket. */
@@ -207,7 +208,7 @@ struct pod_owner {
 /* The one entry of `control`; written by user space only. */
 struct control {
 	__u32 switched_off; /* not 0: no new connection is touched, and no message is redirected any more */
-	__u32 reserved;
+	__u32 stopped_pods; /* entries in `stopped_pods` */
 };
 
 /* The one entry of `activity`; written by the programs only. */

@@ -26,6 +26,18 @@ static __always_inline struct connection *get_connection(const struct socket_sta
 	return cookie == state->cookie ? connection : 0;
 }
 
+/* Says whether one of the pods of a connection, or the connection itself, has been stopped. */
+static __always_inline bool is_stopped(const struct connection *connection)
+{
+	struct control *switches = get_control();
+
+	if (connection->is_switched_off)
+		return true;
+	return switches && switches->stopped_pods &&
+	       (bpf_map_lookup_elem(&stopped_pods, &connection->connecting_cgroup_id) ||
+		bpf_map_lookup_elem(&stopped_pods, &connection->accepting_cgroup_id));
+}
+
 /* Decides for one message; the first that is not DECISION_MESSAGE_REDIRECTED decides for all that follow. */
 static __always_inline enum decision_reason send_message(struct sk_msg_md *msg, struct socket_state *state)
 {
@@ -42,7 +54,7 @@ static __always_inline enum decision_reason send_message(struct sk_msg_md *msg, 
 	}
 	if (state->is_passing)
 		return state->pass_reason;
-	if (is_switched_off() || (connection && connection->is_switched_off))
+	if (is_switched_off() || (connection && is_stopped(connection)))
 		return DECISION_MESSAGE_PASSED_SWITCHED_OFF;
 	if (!connection || !(is_connecting ? connection->is_accepting_enrolled : connection->is_connecting_enrolled))
 		return DECISION_MESSAGE_PASSED_PEER_MISSING;

@@ -96,11 +96,13 @@ static __always_inline void set_handshake_key(struct handshake_key *key, const s
 	key->accepting_sequence = accepting_sequence;
 }
 
-/* What tells apart handshakes to the same address. */
-static __always_inline __u64 get_handshake_scope(const struct endpoint *destination, __u64 netns_cookie,
-						 __u64 cgroup_id)
+/*
+ * What tells apart handshakes to the same address. Whether that was registered when the connection was opened counts: a pod
+ * may be turned off while its handshakes are under way.
+ */
+static __always_inline __u64 get_handshake_scope(const struct socket_state *state)
 {
-	return is_pod_address(&destination->address) ? 0 : get_namespace(netns_cookie, cgroup_id);
+	return state->is_to_pod ? 0 : get_namespace(state->netns_cookie, state->cgroup_id);
 }
 
 /* Writes the connection down; gives 0 or a negative errno. */
@@ -125,13 +127,9 @@ static __always_inline void remove_connection(const struct socket_state *state, 
 	if (!connection || connection->connecting_cookie != state->cookie)
 		return;
 	if (!connection->accepting_cookie && connection->connecting_sequence) {
-		set_handshake_key(&handshake, remote, get_namespace(state->netns_cookie, state->cgroup_id),
-				  connection->connecting_sequence, connection->accepting_sequence);
-		/* Whether the destination is registered may have changed since. */
-		if (bpf_map_delete_elem(&handshakes, &handshake)) {
-			handshake.netns_cookie = 0;
-			bpf_map_delete_elem(&handshakes, &handshake);
-		}
+		set_handshake_key(&handshake, remote, get_handshake_scope(state), connection->connecting_sequence,
+				  connection->accepting_sequence);
+		bpf_map_delete_elem(&handshakes, &handshake);
 	}
 	if (connection->is_rewritten && connection->accepting_cookie && !connection->is_answered) {
 		connection->is_left = true;
@@ -152,6 +150,7 @@ static __always_inline __u32 on_connect(struct bpf_sock_ops *ctx, struct socket_
 	struct connection connection = {};
 	__u64 scope = get_scope(local, remote, state->netns_cookie, state->cgroup_id);
 
+	state->is_to_pod = is_pod_address(&remote->address);
 	set_connection_key(&state->connection, local, remote, scope);
 	set_accepting_key(&state->peer, &state->connection, state->cookie);
 	connection.original = state->original;
@@ -180,9 +179,8 @@ static __always_inline __u32 on_active_established(struct bpf_sock_ops *ctx, str
 	if (!connection->accepting_cookie) {
 		connection->accepting_sequence = READ_CONTEXT(ctx, rcv_nxt);
 		connection->connecting_sequence = READ_CONTEXT(ctx, snd_nxt);
-		set_handshake_key(&handshake, remote,
-				  get_handshake_scope(remote, state->netns_cookie, state->cgroup_id),
-				  connection->connecting_sequence, connection->accepting_sequence);
+		set_handshake_key(&handshake, remote, get_handshake_scope(state), connection->connecting_sequence,
+				  connection->accepting_sequence);
 		bpf_map_update_elem(&handshakes, &handshake, &state->connection, BPF_ANY);
 	}
 	if (is_switched_off())

@@ -8,6 +8,7 @@ import { METHOD_NAMES, PROTOCOL_VERSION } from '../agent/protocol/methods.ts';
 import type { MethodName, Params, Result } from '../agent/protocol/methods.ts';
 import { connectInProcess } from '../agent/protocol/node.ts';
 import type { Node } from '../agent/protocol/node.ts';
+import { REWRITING_PROGRAMS } from '../agent/protocol/datapath.ts';
 import { toIpAddress } from '../agent/protocol/ipAddress.ts';
 import { toPortNumber } from '../agent/protocol/scalars.ts';
 import type { CgroupPath, MapId } from '../agent/protocol/scalars.ts';
@@ -155,10 +156,20 @@ test('turning off one pod keeps the other; turning off the last leaves nothing',
   const [first, second] = pods;
   assert.ok(first && second);
   const report = await node.call('turnAccelerationOff', { cgroups: [first.cgroup] });
-  assert.equal(report.detachedLinks, POD_PROGRAMS);
+  assert.equal(report.detachedLinks, REWRITING_PROGRAMS.length);
   assert.ok(report.remainingConnections > 0);
-  assert.deepEqual((await node.call('listAccelerations', {}))[0]?.pods, [second]);
-  assert.equal((await node.call('turnAccelerationOff', { cgroups: null })).detachedLinks, POD_PROGRAMS + 1);
+  assert.deepEqual(report.leaving?.map(({ cgroup }) => cgroup), [first.cgroup]);
+  const [half] = await node.call('listAccelerations', {});
+  assert.deepEqual(half?.pods, [second]);
+  assert.deepEqual(half.leaving, report.leaving);
+  assert.equal(half.linkIds.length, 1 + 2 * POD_PROGRAMS - REWRITING_PROGRAMS.length);
+  const last = await node.call('turnAccelerationOff', { cgroups: null });
+  assert.deepEqual([last.detachedLinks, last.leaving?.length], [REWRITING_PROGRAMS.length, 1]);
+  assert.deepEqual((await node.call('listAccelerations', {}))[0]?.pods, []);
+  // The applications go on, and close what they had open.
+  for (let call = 0; call < 10; call += 1) {
+    await node.call('listConnections', { scope: 'all' });
+  }
   assert.deepEqual(await node.call('listMaps', {}), []);
   assert.deepEqual(await node.call('listLinks', {}), []);
   assert.deepEqual(await node.call('listAccelerations', {}), []);
@@ -233,6 +244,7 @@ test('every result is plain JSON, and the same calls give the same results', asy
       runDoctor: () => ({}),
       turnAccelerationOn: () => ({ profile: 'istio', pods }),
       turnAccelerationOff: () => ({ cgroups: null }),
+      upgradeAcceleration: () => ({ profile: 'istio' }),
       listAccelerations: () => ({}),
       countDecisions: () => ({ profile: 'istio' }),
       listLabs: () => ({}),

@@ -3,7 +3,7 @@ import type { AccelerationInfo, AccelerationRequest, DecisionEvent, MeshProfile,
 import { checkCgroup, checkEnrolments } from '../agent/protocol/enrolment.ts';
 import { MeshpathError } from '../agent/protocol/errors.ts';
 import type { CgroupInfo } from '../agent/protocol/kernelObjects.ts';
-import { readConnectionEntry } from '../agent/protocol/connectionEntries.ts';
+import { readConnectionEntry, readStoppedPods } from '../agent/protocol/connectionEntries.ts';
 import type { ConnectionList, ConnectionScope } from '../agent/protocol/connections.ts';
 import { DecisionHistory } from '../agent/protocol/decisionHistory.ts';
 import { joinConnections } from '../agent/protocol/joinConnections.ts';
@@ -73,6 +73,8 @@ export function createSimulatedNode(options: SimulatedNodeOptions): (notify: Not
 interface ActiveProfile {
   readonly datapath: Datapath;
   readonly since: string;
+  /** A world that is only in memory ends with its node: this is what was asked for. */
+  isKept: boolean;
 }
 
 class SimulatedNode {
@@ -106,6 +108,7 @@ class SimulatedNode {
       (params: Params_): Promise<Result_> =>
         Promise.resolve(params).then((given) => {
           this.#clock.advance(MILLISECONDS_PER_CALL);
+          this.#settle();
           return handle(given);
         });
     return {
@@ -120,6 +123,7 @@ class SimulatedNode {
       runDoctor: answer(() => describeSimulatedHealth(this.#world.node, this.#pods().length, this.#clock.now())),
       turnAccelerationOn: answer((request) => this.#turnOn(request)),
       turnAccelerationOff: answer(({ cgroups }) => this.#turnOff(cgroups)),
+      upgradeAcceleration: answer(({ profile }) => this.#describeAcceleration(this.#requireActive(profile))),
       listAccelerations: answer(() => this.#accelerations()),
       countDecisions: answer(({ profile }) => this.#requireActive(profile).datapath.counters().reasons),
       listConnections: answer(({ scope }) => {
@@ -138,9 +142,10 @@ class SimulatedNode {
   }
 
   dispose(): void {
-    if (this.#active.size > 0) {
-      this.#turnOff(null);
+    for (const { datapath } of this.#active.values()) {
+      datapath.dispose();
     }
+    this.#active.clear();
   }
 
   #describe(protocolVersion: number): NodeDescription {
@@ -220,12 +225,14 @@ class SimulatedNode {
         entries: this.#registry
           .maps()
           .filter(({ info }) => info.name === 'connections')
-          .flatMap((map) =>
-            readEntries(map, 0, MAX_LISTED_ENTRIES).flatMap((entry) => {
-              const read = readConnectionEntry(entry);
+          .flatMap((map) => {
+            const stopped = this.#registry.maps().find(({ info, datapath }) => info.name === 'stopped_pods' && datapath === map.datapath);
+            const stoppedPods = readStoppedPods(stopped === undefined ? [] : readEntries(stopped, 0, MAX_LISTED_ENTRIES));
+            return readEntries(map, 0, MAX_LISTED_ENTRIES).flatMap((entry) => {
+              const read = readConnectionEntry(entry, stoppedPods);
               return read === undefined ? [] : [{ profile: map.datapath.profile.name, entry: read }];
-            }),
-          ),
+            });
+          }),
         decisions: this.#history,
         readAt: this.#clock.now(),
         omissions,
@@ -265,6 +272,7 @@ class SimulatedNode {
       return { ...pod, cgroupId };
     });
     const active = this.#active.get(profile.name) ?? this.#load(profile);
+    active.isKept = request.keep ?? (active.datapath.pods.length > 0 && active.isKept);
     const rememberOpen = this.#history.beginTurnOn();
     for (const pod of enrolled) {
       active.datapath.enrol(pod);
@@ -283,7 +291,7 @@ class SimulatedNode {
   #load(profile: MeshProfile): ActiveProfile {
     this.#object ??= readBpfObject(this.#objectBytes);
     const datapath = new Datapath(this.#object, profile, this.#sockets, SIMULATED_CPUS);
-    const active = { datapath, since: this.#clock.now() };
+    const active = { datapath, since: this.#clock.now(), isKept: false };
     this.#registry.add(datapath, active.since);
     this.#active.set(profile.name, active);
     return active;
@@ -296,22 +304,32 @@ class SimulatedNode {
     if (unknown !== undefined || wanted.size === 0) {
       throw notOnError(unknown ?? 'any cgroup');
     }
-    const reports: TurnOffReport[] = [];
+    const datapaths = [...this.#active.values()].map(({ datapath }) => datapath);
+    const countLinks = (): number => datapaths.reduce((sum, datapath) => sum + (this.#registry.isLoaded(datapath) ? datapath.attachments.length : 0), 0);
+    const before = countLinks();
+    let remainingConnections = 0;
+    for (const datapath of datapaths) {
+      for (const { cgroup } of datapath.pods.filter((pod) => wanted.has(pod.cgroup))) {
+        remainingConnections += datapath.withdraw(cgroup);
+      }
+    }
+    this.#settle();
+    this.#notify('changed', {});
+    const leaving = datapaths.flatMap((datapath) => datapath.leaving.filter(({ cgroup }) => wanted.has(cgroup)));
+    return { detachedLinks: before - countLinks(), remainingConnections, ...(leaving.length > 0 ? { leaving } : {}) };
+  }
+
+  /** Detaches what no connection needs any more. */
+  #settle(): void {
     for (const [name, { datapath }] of this.#active) {
-      const leaving = datapath.pods.filter(({ cgroup }) => wanted.has(cgroup));
-      reports.push(...leaving.map(({ cgroup }) => datapath.withdraw(cgroup)));
-      if (datapath.pods.length === 0) {
-        reports.push(datapath.dispose());
+      datapath.settle();
+      if (datapath.pods.length + datapath.leaving.length === 0) {
+        datapath.dispose();
         this.#active.delete(name);
         this.#lost.delete(name);
         this.#registry.remove(datapath);
       }
     }
-    this.#notify('changed', {});
-    return {
-      detachedLinks: reports.reduce((sum, report) => sum + report.detachedLinks, 0),
-      remainingConnections: reports.reduce((sum, report) => sum + report.remainingConnections, 0),
-    };
   }
 
   /** Lets the applications of the world make requests; what the programs decide about them is told. */
@@ -341,11 +359,14 @@ class SimulatedNode {
     return [...this.#active.values()].map((active) => this.#describeAcceleration(active));
   }
 
-  #describeAcceleration({ datapath, since }: ActiveProfile): AccelerationInfo {
+  #describeAcceleration({ datapath, since, isKept }: ActiveProfile): AccelerationInfo {
+    const { leaving } = datapath;
     return {
       profile: datapath.profile.name,
       pods: datapath.pods.map(({ cgroup, addresses }) => ({ cgroup, addresses })),
       since,
+      ...(leaving.length > 0 ? { leaving } : {}),
+      ...(isKept ? { kept: { isOutdated: false, heldBy: null } } : {}),
       ...this.#registry.idsOf(datapath),
     };
   }

@@ -2,11 +2,15 @@ import { closeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { DATAPATH_PROGRAMS, encodeProfileEntries, encodeSettings } from '../protocol/datapath.ts';
 import type { DatapathSettings } from '../protocol/datapath.ts';
+import { parseBtf } from '../protocol/btf.ts';
+import type { Btf } from '../protocol/btf.ts';
 import { MeshpathError } from '../protocol/errors.ts';
 import { ATTACH_TYPE, loadBpfObject } from '../libbpf/bpfObject.ts';
 import type { BpfObject } from '../libbpf/bpfObject.ts';
+import { createIntrospection, withDescriptor } from '../libbpf/introspection.ts';
 import type { Libbpf } from '../libbpf/library.ts';
 import { updateElement } from '../libbpf/maps.ts';
+import type { KeptSet } from './keptSet.ts';
 
 /** Meshpath's programs as they are in the kernel, with the lists of their profile, attached to nothing but their own sockhash. */
 export interface LoadedDatapath {
@@ -18,14 +22,21 @@ export interface LoadedDatapath {
 }
 
 const OBJECT_NAME = 'meshpath';
+/** Of the link of sk_msg. */
+const MESSAGE_PIN = 'message';
 
 /**
  * Loads the programs as this kernel can take them: before Linux 5.15 sockops programs cannot ask for the namespace, and
  * connections are then known by their handshakes alone. Throws BPF_OBJECT_INVALID, BPF_LOAD_FAILED, BPF_ATTACH_FAILED, CAPABILITY_MISSING.
  */
-export function loadDatapath(libbpf: Libbpf, bytes: Uint8Array, settings: Omit<DatapathSettings, 'hasNetnsCookie'>): LoadedDatapath {
+export function loadDatapath(
+  libbpf: Libbpf,
+  bytes: Uint8Array,
+  settings: Omit<DatapathSettings, 'hasNetnsCookie'>,
+  reusedMaps?: (btf: Btf) => ReadonlyMap<string, number>,
+): LoadedDatapath {
   const load = (hasNetnsCookie: boolean): BpfObject =>
-    loadBpfObject(libbpf, bytes, { name: OBJECT_NAME, readOnlyData: (initial, btf) => encodeSettings(btf, initial, { ...settings, hasNetnsCookie }) });
+    loadBpfObject(libbpf, bytes, { name: OBJECT_NAME, reusedMaps, readOnlyData: (initial, btf) => encodeSettings(btf, initial, { ...settings, hasNetnsCookie }) });
   const object = loadForKernel(load);
   try {
     for (const { map, key, value } of encodeProfileEntries(object.btf, settings.profile)) {
@@ -79,4 +90,71 @@ function attachMessages({ functions, describe }: Libbpf, object: BpfObject): num
     });
   }
   return null;
+}
+
+/** Pins the programs, the maps and the link of sk_msg. Throws BPFFS_MISSING. */
+export function pinDatapath({ object, messageLinkFd }: LoadedDatapath, set: KeptSet): void {
+  for (const name of object.mapNames) {
+    set.pin(object.mapFd(name), 'maps', pinName(name));
+  }
+  for (const name of object.programNames) {
+    set.pin(object.programFd(name), 'programs', name);
+  }
+  if (messageLinkFd !== null) {
+    set.pin(messageLinkFd, MESSAGE_PIN);
+  }
+}
+
+/** Opens what another agent has pinned, of whatever version. Throws KEPT_UNREADABLE. */
+export function openPinnedDatapath(libbpf: Libbpf, set: KeptSet): LoadedDatapath {
+  const opened: number[] = [];
+  const open = (...path: readonly string[]): number => {
+    const fd = set.openPin(...path);
+    opened.push(fd);
+    return fd;
+  };
+  const closeAll = (): void => {
+    opened.splice(0).forEach((fd) => {
+      closeSync(fd);
+    });
+  };
+  try {
+    const programs = new Map(set.list('programs').map((name) => [name, open('programs', name)]));
+    const maps = new Map(set.list('maps').map((name) => [name, open('maps', name)]));
+    const find = (descriptors: ReadonlyMap<string, number>, name: string): number => descriptors.get(name) ?? open('programs', name);
+    return {
+      messageLinkFd: set.has(MESSAGE_PIN) ? open(MESSAGE_PIN) : null,
+      close: closeAll,
+      object: {
+        btf: readProgramBtf(libbpf, find(programs, DATAPATH_PROGRAMS.sockops)),
+        programFd: (name) => find(programs, name),
+        mapFd: (name) => maps.get(pinName(name)) ?? open('maps', pinName(name)),
+        programNames: [...programs.keys()],
+        mapNames: [...maps.keys()],
+        close: closeAll,
+      },
+    };
+  } catch (error) {
+    closeAll();
+    throw error;
+  }
+}
+
+/** bpffs takes no dots. */
+function pinName(name: string): string {
+  return name.replaceAll('.', '_');
+}
+
+function readProgramBtf(libbpf: Libbpf, programFd: number): Btf {
+  const introspection = createIntrospection(libbpf);
+  const btfFd = introspection.open('btf', introspection.programInfo(programFd).btfId);
+  if (btfFd === undefined) {
+    throw new MeshpathError({
+      code: 'KEPT_UNREADABLE',
+      message: 'What is kept of acceleration on this node cannot be taken over.',
+      reason: 'The kernel has no type information (BTF) of its programs.',
+      remedy: 'Remove it with `meshpath clean` (in VS Code: Meshpath: Clean Up Node).',
+    });
+  }
+  return withDescriptor(btfFd, (fd) => parseBtf(introspection.btfBytes(fd)));
 }

@@ -1,5 +1,5 @@
 import type { AccelerationInfo } from '../protocol/acceleration.ts';
-import { readConnectionEntry } from '../protocol/connectionEntries.ts';
+import { readConnectionEntry, readStoppedPods } from '../protocol/connectionEntries.ts';
 import type { ConnectionList, ConnectionScope } from '../protocol/connections.ts';
 import { DecisionHistory } from '../protocol/decisionHistory.ts';
 import type { DecisionEvents } from '../protocol/acceleration.ts';
@@ -7,7 +7,8 @@ import { DATAPATH_PROGRAMS } from '../protocol/datapath.ts';
 import { toMeshpathError } from '../protocol/errors.ts';
 import { joinConnections } from '../protocol/joinConnections.ts';
 import type { AcceleratedCgroup, ListedSocket } from '../protocol/joinConnections.ts';
-import type { Uint64Text } from '../protocol/scalars.ts';
+import type { MapEntry } from '../protocol/mapEntries.ts';
+import type { MapId, Uint64Text } from '../protocol/scalars.ts';
 import type { Omission } from '../protocol/snapshot.ts';
 import type { KernelObjectReader } from '../kernel/kernelObjectReader.ts';
 import { listNamespaces } from '../snapshot/namespaceList.ts';
@@ -16,6 +17,7 @@ import type { BpfPart } from '../snapshot/takeSnapshot.ts';
 import { listOpenCookies, readEstablishedSockets } from './establishedSockets.ts';
 
 const CONNECTIONS_MAP = 'connections';
+const STOPPED_MAP = 'stopped_pods';
 
 /** What the lister reads: BPF objects, and what this agent turned on. `reader` throws where BPF objects may not be read. */
 export interface ConnectionListerSources {
@@ -88,9 +90,10 @@ export function createConnectionLister(sources: ConnectionListerSources): Connec
           cgroups: acceleratedCgroups(bpf, own),
           entries: maps.flatMap(({ id }) => {
             const profile = own.find(({ mapIds }) => mapIds.includes(id))?.profile ?? null;
-            const entries = bpf.contents.find(({ mapId }) => mapId === id)?.entries ?? [];
-            return entries.flatMap((entry) => {
-              const read = readConnectionEntry(entry);
+            const entriesOf = (mapId: MapId | undefined): readonly MapEntry[] => bpf.contents.find((contents) => contents.mapId === mapId)?.entries ?? [];
+            const stopped = readStoppedPods(entriesOf(findBeside(bpf, id, STOPPED_MAP)));
+            return entriesOf(id).flatMap((entry) => {
+              const read = readConnectionEntry(entry, stopped);
               return read === undefined ? [] : [{ profile, entry: read }];
             });
           }),
@@ -113,6 +116,12 @@ function acceleratedCgroups({ programs, links }: BpfPart, own: readonly Accelera
       target.kind === 'cgroup' && target.path !== null && others.some(({ id }) => id === programId) ? [{ path: target.path, profile: null, isOwn: false }] : [],
     ),
   ];
+}
+
+/** Gives the map of a name that the same programs use as another map. */
+function findBeside({ programs, maps }: BpfPart, mapId: MapId, name: string): MapId | undefined {
+  const ids = new Set(programs.filter(({ mapIds }) => mapIds.includes(mapId)).flatMap(({ mapIds }) => mapIds));
+  return maps.find((map) => map.name === name && ids.has(map.id))?.id;
 }
 
 function omissionOf(what: string, error: unknown): Omission {

@@ -40,6 +40,8 @@ export interface ObjectOptions {
   readonly name: string;
   /** Gives the contents of `.rodata`, as many bytes as `initial`, which are what the object has there. */
   readonly readOnlyData: (initial: Uint8Array, btf: Btf) => Uint8Array;
+  /** Maps, by their names, that are there already and are to be used instead of new ones. */
+  readonly reusedMaps?: ((btf: Btf) => ReadonlyMap<string, number>) | undefined;
 }
 
 /**
@@ -53,6 +55,9 @@ export function loadBpfObject(libbpf: Libbpf, bytes: Uint8Array, options: Object
   try {
     const btf = parseBtf(readBtf(libbpf, object));
     setReadOnlyData(libbpf, object, btf, options);
+    for (const [name, fd] of options.reusedMaps?.(btf) ?? []) {
+      reuseMap(libbpf, object, name, fd);
+    }
     const result = functions.bpf_object__load(object);
     if (result < 0) {
       throw loadError(-result, libbpf.describe(-result), libbpf.takeMessages());
@@ -105,6 +110,14 @@ function setReadOnlyData({ functions, koffi, describe }: Libbpf, object: Pointer
   const result = functions.bpf_map__set_initial_value(map, bytes, bytes.length);
   if (result < 0) {
     throw invalidObject(`Setting the read-only data failed with ${describe(-result)}.`);
+  }
+}
+
+function reuseMap({ functions, describe }: Libbpf, object: Pointer<'bpf_object'>, name: string, fd: number): void {
+  const map = functions.bpf_object__find_map_by_name(object, name);
+  const result = map === null ? null : functions.bpf_map__reuse_fd(map, fd);
+  if (result === null || result < 0) {
+    throw invalidObject(`Using the map ${name} that is there ${result === null ? 'is not possible: the object has none' : `failed with ${describe(-result)}`}.`);
   }
 }
 

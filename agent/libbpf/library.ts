@@ -23,6 +23,7 @@ export interface LibbpfFunctions {
   readonly bpf_object__next_map: (object: Pointer<'bpf_object'>, previous: Pointer<'bpf_map'> | null) => Pointer<'bpf_map'> | null;
   readonly bpf_object__next_program: (object: Pointer<'bpf_object'>, previous: Pointer<'bpf_program'> | null) => Pointer<'bpf_program'> | null;
   readonly bpf_map__name: (map: Pointer<'bpf_map'>) => string;
+  readonly bpf_map__reuse_fd: (map: Pointer<'bpf_map'>, fd: number) => number;
   readonly bpf_map__fd: (map: Pointer<'bpf_map'>) => number;
   readonly bpf_object__btf: (object: Pointer<'bpf_object'>) => Pointer<'btf'> | null;
   readonly btf__raw_data: (btf: Pointer<'btf'>, size: Uint32Array) => Pointer<'bytes'> | null;
@@ -32,6 +33,9 @@ export interface LibbpfFunctions {
   readonly bpf_program__fd: (program: Pointer<'bpf_program'>) => number;
 
   readonly bpf_link_create: (programFd: number, targetFd: number, attachType: number, options: null) => number;
+  readonly bpf_link_update: (linkFd: number, programFd: number, options: null) => number;
+  readonly bpf_obj_pin: (fd: number, path: string) => number;
+  readonly bpf_map_create: (type: number, name: string, keyBytes: number, valueBytes: number, maxEntries: number, options: null) => number;
   readonly bpf_prog_attach: (programFd: number, targetFd: number, attachType: number, flags: number) => number;
   readonly bpf_prog_query: (targetFd: number, attachType: number, queryFlags: number, attachFlags: Uint32Array, programIds: Uint32Array, count: Uint32Array) => number;
 
@@ -68,6 +72,7 @@ const DECLARATIONS: { readonly [Name in keyof LibbpfFunctions]: readonly [string
   bpf_object__next_map: ['void *', ['void *', 'void *']],
   bpf_object__next_program: ['void *', ['void *', 'void *']],
   bpf_map__name: ['str', ['void *']],
+  bpf_map__reuse_fd: ['int', ['void *', 'int']],
   bpf_map__fd: ['int', ['void *']],
   bpf_object__btf: ['void *', ['void *']],
   btf__raw_data: ['void *', ['void *', 'void *']],
@@ -77,6 +82,9 @@ const DECLARATIONS: { readonly [Name in keyof LibbpfFunctions]: readonly [string
   bpf_program__fd: ['int', ['void *']],
 
   bpf_link_create: ['int', ['int', 'int', 'int', 'void *']],
+  bpf_link_update: ['int', ['int', 'int', 'void *']],
+  bpf_obj_pin: ['int', ['int', 'str']],
+  bpf_map_create: ['int', ['int', 'str', 'uint32_t', 'uint32_t', 'uint32_t', 'void *']],
   bpf_prog_attach: ['int', ['int', 'int', 'int', 'uint32_t']],
   bpf_prog_query: ['int', ['int', 'int', 'uint32_t', 'void *', 'void *', 'void *']],
 

@@ -156,6 +156,26 @@ export interface AccelerationRequest {
   readonly pods: readonly PodEnrolment[];
   /** What is other than in that profile. With a `name` of its own it is another profile, which is on beside it. */
   readonly overrides?: ProfileOverrides;
+  /**
+   * Whether it stays on when the agent ends, for all pods of the profile: everything is pinned in one folder of bpffs, where the
+   * next agent takes it over. Where it is left out, pods that join others are kept if those are.
+   */
+  readonly keep?: boolean;
+}
+
+/** A pod that acceleration was turned off for: the programs stay attached to it until its last connection closes. */
+export interface LeavingPod {
+  readonly cgroup: CgroupPath;
+  /** Connections that the programs wrote down, of one side or the other. */
+  readonly openConnections: number;
+}
+
+/** Acceleration that stays on when its agent ends. */
+export interface KeptAcceleration {
+  /** Whether its programs are of another version of Meshpath: upgradeAcceleration replaces them. */
+  readonly isOutdated: boolean;
+  /** The process of the other agent that has it, which alone can change it; null where it is this one. */
+  readonly heldBy: number | null;
 }
 
 /** Acceleration as it is on for some pods of a node. One set of programs and maps serves all pods of one profile. */
@@ -163,6 +183,10 @@ export interface AccelerationInfo {
   readonly profile: string;
   readonly pods: readonly PodEnrolment[];
   readonly since: string;
+  /** Left out where there are none. */
+  readonly leaving?: readonly LeavingPod[];
+  /** Left out where it ends with the agent. */
+  readonly kept?: KeptAcceleration;
   readonly programIds: readonly ProgramId[];
   readonly mapIds: readonly MapId[];
   readonly linkIds: readonly LinkId[];
@@ -176,6 +200,8 @@ export interface TurnOffReport {
    * programs when the last of them closes.
    */
   readonly remainingConnections: number;
+  /** Pods of which some connection needs the programs still; they are detached when the last of them closes. Left out: none. */
+  readonly leaving?: readonly LeavingPod[];
 }
 
 /** The programs that decide. The numbers are those of `enum decision_hook` in bpf/meshpath.h. */

@@ -26,8 +26,16 @@ export interface ConnectionEntry {
   readonly isSwitchedOff: boolean;
 }
 
-/** Reads an entry of the map `connections` as BTF decoded it; undefined where it is of another form. */
-export function readConnectionEntry({ key, values }: MapEntry): ConnectionEntry | undefined {
+/** Gives the ids of the cgroups of pods whose messages are not redirected any more, by the entries of the map `stopped_pods`. */
+export function readStoppedPods(entries: readonly MapEntry[]): ReadonlySet<bigint> {
+  return new Set(entries.flatMap(({ key }) => (key.decoded === null ? [] : (readNumber(key.decoded) ?? []))));
+}
+
+/**
+ * Reads an entry of the map `connections` as BTF decoded it; undefined where it is of another form. `stoppedPods` is what the
+ * map `stopped_pods` beside it says.
+ */
+export function readConnectionEntry({ key, values }: MapEntry, stoppedPods: ReadonlySet<bigint> = new Set()): ConnectionEntry | undefined {
   const value = values[0]?.decoded;
   if (key.decoded === null || value === null || value === undefined) {
     return undefined;
@@ -49,7 +57,9 @@ export function readConnectionEntry({ key, values }: MapEntry): ConnectionEntry 
     destination,
     original: isRewritten && original !== undefined ? readEndpoint(fieldOf(original, 'address'), fieldOf(original, 'port')) : null,
     openedBootNanoseconds: toUint64Text(opened),
-    isSwitchedOff: readNumber(fieldOf(value, 'is_switched_off')) === 1n,
+    isSwitchedOff:
+      readNumber(fieldOf(value, 'is_switched_off')) === 1n ||
+      (['connecting_cgroup_id', 'accepting_cgroup_id'] as const).some((name) => stoppedPods.has(readNumber(fieldOf(value, name)) ?? 0n)),
   };
 }
 

@@ -43,6 +43,12 @@ export const DATAPATH_PROGRAMS = {
   release: 'meshpath_sock_release',
 } as const;
 
+/**
+ * The programs that send connections elsewhere. All others of a cgroup answer about those connections and see to their end: they
+ * are attached before these, and stay until the last connection closes.
+ */
+export const REWRITING_PROGRAMS: readonly string[] = [DATAPATH_PROGRAMS.connect, DATAPATH_PROGRAMS.connect6];
+
 /** The numbers of enum port_list and enum range_list in bpf/meshpath.h, in the order of their bits or values. */
 const PORT_LISTS = ['excludedOutboundPorts', 'excludedInboundPorts', 'tunnelPorts', 'includedOutboundPorts', 'includedInboundPorts'] as const;
 const RANGE_LISTS = ['excludedOutboundRanges', 'includedOutboundRanges', 'excludedInboundRanges', 'includedInboundRanges', 'dnsResolvers'] as const;
@@ -186,9 +192,32 @@ export function encodePodOwner(btf: Btf, cgroupId: bigint, address: IpAddress, a
   return encodeStructure(btf, 'pod_owner', { cgroup_id: cgroupId, inbound: mappedAddressBytes(first) });
 }
 
-/** Gives the value of the map `control` with the switch in this position; `current` is the value that it has. */
-export function encodeSwitch(btf: Btf, current: Uint8Array, switchedOff: boolean): Uint8Array {
-  return writeFields(layoutOf(btf, 'control'), new Uint8Array(current), { switched_off: switchedOff ? 1n : 0n });
+/** Gives the value of the map `control`: whether everything is switched off, and how many entries `stopped_pods` has. */
+export function encodeControl(btf: Btf, isSwitchedOff: boolean, stoppedPods: number): Uint8Array {
+  return encodeStructure(btf, 'control', { switched_off: toBit(isSwitchedOff), stopped_pods: BigInt(stoppedPods) });
+}
+
+/** Gives the key of a pod in the map `stopped_pods`. */
+export function encodeStoppedPod(cgroupId: bigint): Uint8Array {
+  const bytes = new Uint8Array(8);
+  writeUnsigned(bytes, cgroupId);
+  return bytes;
+}
+
+/** The value of every entry of `stopped_pods`. */
+export const STOPPED = encodeWord(1);
+
+/** Says whether two versions of the programs have a structure alike, so that they can share a map of it. */
+export function isSameStructure(left: Btf, right: Btf, name: string): boolean {
+  const [first, second] = [layoutOf(left, name), layoutOf(right, name)];
+  return (
+    first.size === second.size &&
+    first.fields.size === second.fields.size &&
+    [...first.fields].every(([field, { offset, size, elementSize }]) => {
+      const other = second.fields.get(field);
+      return other?.offset === offset && other.size === size && other.elementSize === elementSize;
+    })
+  );
 }
 
 /** Reads the id of the pod's cgroup from a value of the map `pods` or `pod_addresses`; 0n: no pod. */
@@ -203,6 +232,7 @@ export function decodeSwitchedOff(btf: Btf, bytes: Uint8Array): boolean {
 
 /** What is of use of a value of the map `connections`. */
 export interface ConnectionState {
+  readonly openedBootNanoseconds: bigint;
   /** Ids of the cgroups of the pods at both ends; 0n: not known. */
   readonly connectingCgroupId: bigint;
   readonly acceptingCgroupId: bigint;
@@ -217,16 +247,12 @@ export function decodeConnection(btf: Btf, bytes: Uint8Array): ConnectionState {
   const fields = readFields(layoutOf(btf, 'connection'), bytes);
   const isSet = (name: string): boolean => fields(name).unsigned() !== 0n;
   return {
+    openedBootNanoseconds: fields('opened_boot_nanoseconds').unsigned(),
     connectingCgroupId: fields('connecting_cgroup_id').unsigned(),
     acceptingCgroupId: fields('accepting_cgroup_id').unsigned(),
     isAccelerated: isSet('is_connecting_enrolled') && isSet('is_accepting_enrolled') && !isSet('is_switched_off') && !isSet('is_left'),
     isPending: isSet('is_rewritten') && !(isSet('accepting_cookie') && isSet('is_answered')),
   };
-}
-
-/** Gives a value of the map `connections` as it was, with its messages no longer redirected. */
-export function encodeConnectionSwitchedOff(btf: Btf, current: Uint8Array): Uint8Array {
-  return writeFields(layoutOf(btf, 'connection'), new Uint8Array(current), { is_switched_off: 1n });
 }
 
 /** A value of the map `questions`: a UDP socket that waits for an answer of the sidecar's resolver. */

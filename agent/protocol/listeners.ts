@@ -13,7 +13,7 @@ export interface NotificationListeners {
 
 /** Gives the bookkeeping of listeners that every kind of Node needs. */
 export function createNotificationListeners(): NotificationListeners {
-  const sets: ListenerSets = { decisions: new Set(), changed: new Set(), labProgress: new Set() };
+  const sets: ListenerSets = { decisions: new Set(), changed: new Set(), labProgress: new Set(), notice: new Set() };
   return {
     listen: (name, listener) => {
       const set: Set<typeof listener> = sets[name];

@@ -66,6 +66,11 @@ export interface Methods {
   turnAccelerationOn: { params: AccelerationRequest; result: AccelerationInfo };
   /** Turns it off for these cgroups; for all of them where `cgroups` is null. */
   turnAccelerationOff: { params: { readonly cgroups: readonly CgroupPath[] | null }; result: TurnOffReport };
+  /**
+   * Replaces the programs of a profile by those of this version, where they are of another: every connection meets the one or the
+   * other, and those of before go on.
+   */
+  upgradeAcceleration: { params: { readonly profile: string }; result: AccelerationInfo };
   listAccelerations: { params: Record<string, never>; result: readonly AccelerationInfo[] };
   countDecisions: { params: { readonly profile: string }; result: DecisionCounters };
   /** The TCP connections that are open, with whether each is accelerated and, if not, why not. */
@@ -87,6 +92,8 @@ export interface Notifications {
   changed: Record<string, never>;
   /** How far a lab that is being made is. */
   labProgress: LabProgress;
+  /** Something that a person should know and that nobody asked for: what happened, why, and what to do. */
+  notice: WireError;
 }
 
 export type MethodName = keyof Methods;
@@ -107,6 +114,7 @@ export const METHOD_NAMES = [
   'runDoctor',
   'turnAccelerationOn',
   'turnAccelerationOff',
+  'upgradeAcceleration',
   'listAccelerations',
   'countDecisions',
   'listConnections',

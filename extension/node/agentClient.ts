@@ -64,6 +64,9 @@ export async function connectAgent(agent: NodeProcess, options: AgentClientOptio
   connection.onNotification('labProgress', (value: Notifications['labProgress']) => {
     listeners.notify('labProgress', value);
   });
+  connection.onNotification('notice', (value: Notifications['notice']) => {
+    listeners.notify('notice', value);
+  });
   const lifetime = watchLifetime(agent, connection, output, errorLines);
   const node: Node = {
     call: async (method, params, callOptions) => callAgent(connection, lifetime, method, params, callOptions),

@@ -1,18 +1,20 @@
-import type { DecisionEvent, MeshProfile, TurnOffReport } from '../../agent/protocol/acceleration.ts';
+import type { DecisionEvent, LeavingPod, MeshProfile } from '../../agent/protocol/acceleration.ts';
 import type { Btf } from '../../agent/protocol/btf.ts';
 import {
   DATAPATH_PROGRAMS,
   decodeConnection,
   decodeDecisionEvent,
-  encodeConnectionSwitchedOff,
+  encodeControl,
   encodePod,
   encodePodOwner,
   encodeProfileEntries,
   encodeSettings,
-  encodeSwitch,
+  encodeStoppedPod,
+  REWRITING_PROGRAMS,
+  STOPPED,
   sumCounters,
 } from '../../agent/protocol/datapath.ts';
-import type { CounterSums } from '../../agent/protocol/datapath.ts';
+import type { ConnectionState, CounterSums } from '../../agent/protocol/datapath.ts';
 import { MeshpathError } from '../../agent/protocol/errors.ts';
 import { isIpv4, mappedAddressBytes } from '../../agent/protocol/ipAddress.ts';
 import type { CgroupPath, IpAddress } from '../../agent/protocol/scalars.ts';
@@ -35,6 +37,18 @@ const UNREAD_LIMIT = 1n << 20n;
 const CONNECTION_LIMIT = 61_440n;
 const CONTROL_KEY = new Uint8Array(4);
 
+/** A program at the cgroup of a pod. */
+interface PodAttachment {
+  readonly attachment: Attachment;
+  readonly detach: () => void;
+}
+
+interface PodEntry {
+  readonly pod: EnrolledPod;
+  readonly attached: PodAttachment[];
+  isLeaving: boolean;
+}
+
 type MapOfKind<Kind extends BpfMap['kind']> = Extract<BpfMap, { kind: Kind }>;
 
 /** Meshpath's programs and maps, loaded for one mesh profile into a simulated kernel; pods come and go. */
@@ -43,7 +57,7 @@ export class Datapath {
   readonly loaded: LoadedObject;
   readonly btf: Btf;
   readonly #kernel: SocketKernel;
-  readonly #pods = new Map<CgroupPath, { readonly pod: EnrolledPod; readonly detach: readonly (() => void)[]; readonly attachments: readonly Attachment[] }>();
+  readonly #pods = new Map<CgroupPath, PodEntry>();
   readonly #messageAttachment: Attachment;
   readonly #detachMessage: () => void;
 
@@ -74,80 +88,99 @@ export class Datapath {
   }
 
   get pods(): readonly EnrolledPod[] {
-    return [...this.#pods.values()].map(({ pod }) => pod);
+    return [...this.#pods.values()].filter(({ isLeaving }) => !isLeaving).map(({ pod }) => pod);
+  }
+
+  /** Pods that were withdrawn and of which some connection is open still. */
+  get leaving(): readonly LeavingPod[] {
+    return [...this.#pods.values()].filter(({ isLeaving }) => isLeaving).map(({ pod }) => ({ cgroup: pod.cgroup, openConnections: this.#connectionsOf(pod).length }));
   }
 
   /** Every attachment that is in force: sk_msg first, then those of each pod. */
   get attachments(): readonly Attachment[] {
-    return [this.#messageAttachment, ...[...this.#pods.values()].flatMap((entry) => entry.attachments)];
+    return [this.#messageAttachment, ...[...this.#pods.values()].flatMap(({ attached }) => attached.map(({ attachment }) => attachment))];
   }
 
-  /** Attaches the programs to a pod's cgroup and writes down its addresses. */
+  /** Attaches the programs to a pod's cgroup and writes down its addresses. One that is leaving takes back what is attached still. */
   enrol(pod: EnrolledPod): void {
     const storage = this.#map('pods', 'cgroup_storage');
-    storage.attach(pod.cgroupId);
+    const attached = this.#pods.get(pod.cgroup)?.attached ?? [];
+    if (attached.length === 0) {
+      storage.attach(pod.cgroupId);
+    }
     storage.find(pod.cgroupId)?.set(encodePod(this.btf, pod.cgroupId, pod.addresses.find(isIpv4), pod.addresses.find((address) => !isIpv4(address))));
     const addresses = this.#map('pod_addresses', 'hash');
     for (const address of pod.addresses) {
       addresses.update(mappedAddressBytes(address), encodePodOwner(this.btf, pod.cgroupId, address, pod.addresses), 0n);
     }
-    const programs = this.loaded.object.programs.filter((program) => program.attachType?.startsWith('cgroup_') === true);
-    const attachments = programs.map(
-      (program): Attachment => ({ loaded: this.loaded, program, target: { kind: 'cgroup', path: pod.cgroup, id: pod.cgroupId } }),
-    );
-    this.#pods.set(pod.cgroup, { pod, attachments, detach: attachments.map((attachment) => this.#kernel.attach(attachment)) });
+    this.#pods.set(pod.cgroup, { pod, attached, isLeaving: false });
+    this.#map('stopped_pods', 'hash').delete(encodeStoppedPod(pod.cgroupId));
+    this.#writeControl();
+    for (const program of this.loaded.object.programs) {
+      const isAttached = attached.some(({ attachment }) => attachment.program === program);
+      if (program.attachType?.startsWith('cgroup_') === true && !isAttached) {
+        const attachment: Attachment = { loaded: this.loaded, program, target: { kind: 'cgroup', path: pod.cgroup, id: pod.cgroupId } };
+        attached.push({ attachment, detach: this.#kernel.attach(attachment) });
+      }
+    }
   }
 
   /**
-   * Detaches from a pod's cgroup: its accelerated connections go on over plain TCP. Gives how many attachments there
-   * were, and how many accelerated connections were open.
+   * Takes no new connection of a pod, nor one to it, and redirects no message of those that it has. What they need stays attached
+   * until `settle` finds none. Gives how many accelerated connections are open that had not been stopped before.
    */
-  withdraw(cgroup: CgroupPath): TurnOffReport {
+  withdraw(cgroup: CgroupPath): number {
     const entry = this.#pods.get(cgroup);
-    if (entry === undefined) {
-      return { detachedLinks: 0, remainingConnections: 0 };
+    if (entry === undefined || entry.isLeaving) {
+      return 0;
     }
+    detachAll(entry.attached, ({ program }) => REWRITING_PROGRAMS.includes(program.name));
     const addresses = this.#map('pod_addresses', 'hash');
     for (const address of entry.pod.addresses) {
       addresses.delete(mappedAddressBytes(address));
     }
-    const remainingConnections = this.#switchOffConnections(entry.pod.cgroupId);
-    for (const detach of entry.detach) {
-      detach();
-    }
-    this.#map('pods', 'cgroup_storage').detach(entry.pod.cgroupId);
-    this.#pods.delete(cgroup);
-    return { detachedLinks: entry.detach.length, remainingConnections };
+    const stopped = new Set([...this.#pods.values()].filter(({ isLeaving }) => isLeaving).map(({ pod }) => pod.cgroupId));
+    entry.isLeaving = true;
+    this.#map('stopped_pods', 'hash').update(encodeStoppedPod(entry.pod.cgroupId), STOPPED, 0n);
+    this.#writeControl();
+    return this.#connectionsOf(entry.pod).filter(
+      ({ isAccelerated, connectingCgroupId, acceptingCgroupId }) => isAccelerated && !stopped.has(connectingCgroupId) && !stopped.has(acceptingCgroupId),
+    ).length;
   }
 
-  /** Switches off, so that no message is redirected any more, and detaches everything. */
-  dispose(): TurnOffReport {
-    const control = this.#map('control', 'array');
-    const current = control.lookup(CONTROL_KEY);
-    if (current !== undefined) {
-      control.update(CONTROL_KEY, encodeSwitch(this.btf, current, true), 0n);
-    }
-    const reports = [...this.#pods.keys()].map((cgroup) => this.withdraw(cgroup));
-    this.#detachMessage();
-    return {
-      detachedLinks: reports.reduce((sum, report) => sum + report.detachedLinks, 1),
-      remainingConnections: reports.reduce((sum, report) => sum + report.remainingConnections, 0),
-    };
-  }
-
-  /** Switches off the redirecting for the connections of one pod; gives how many there were. */
-  #switchOffConnections(cgroupId: bigint): number {
-    const connections = this.#map('connections', 'hash');
-    let count = 0;
-    for (const { key, values } of connections.entries()) {
-      const [value = new Uint8Array(0)] = values;
-      const state = decodeConnection(this.btf, value);
-      if (state.isAccelerated && (state.connectingCgroupId === cgroupId || state.acceptingCgroupId === cgroupId)) {
-        connections.update(key, encodeConnectionSwitchedOff(this.btf, value), 0n);
-        count += 1;
+  /** Detaches from pods that were withdrawn and have no connection any more. */
+  settle(): void {
+    for (const [cgroup, { pod, attached, isLeaving }] of this.#pods) {
+      if (isLeaving && this.#connectionsOf(pod).length === 0) {
+        detachAll(attached, () => true);
+        this.#map('pods', 'cgroup_storage').detach(pod.cgroupId);
+        this.#map('stopped_pods', 'hash').delete(encodeStoppedPod(pod.cgroupId));
+        this.#pods.delete(cgroup);
+        this.#writeControl();
       }
     }
-    return count;
+  }
+
+  /** Detaches everything, whatever connections are open. */
+  dispose(): void {
+    for (const { attached } of this.#pods.values()) {
+      detachAll(attached, () => true);
+    }
+    this.#pods.clear();
+    this.#detachMessage();
+  }
+
+  #writeControl(): void {
+    const pods = [...this.#pods.values()];
+    const stopped = pods.filter(({ isLeaving }) => isLeaving).length;
+    this.#map('control', 'array').update(CONTROL_KEY, encodeControl(this.btf, stopped === pods.length, stopped), 0n);
+  }
+
+  #connectionsOf({ cgroupId }: EnrolledPod): ConnectionState[] {
+    return this.#map('connections', 'hash')
+      .entries()
+      .map(({ values: [value = new Uint8Array(0)] }) => decodeConnection(this.btf, value))
+      .filter((state) => state.connectingCgroupId === cgroupId || state.acceptingCgroupId === cgroupId);
   }
 
   /** Takes the events out of the ring buffer, oldest first. */
@@ -173,6 +206,13 @@ export class Datapath {
       });
     }
     return map;
+  }
+}
+
+function detachAll(attached: PodAttachment[], isWanted: (attachment: Attachment) => boolean): void {
+  for (const one of attached.filter(({ attachment }) => isWanted(attachment))) {
+    one.detach();
+    attached.splice(attached.indexOf(one), 1);
   }
 }
 

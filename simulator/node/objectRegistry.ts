@@ -69,6 +69,11 @@ export class ObjectRegistry {
     }
   }
 
+  /** Says whether a datapath is there. */
+  isLoaded(datapath: Datapath): boolean {
+    return this.#programs.has(datapath);
+  }
+
   programs(): readonly ProgramInfo[] {
     return [
       ...this.#foreign.map(({ info }) => info),

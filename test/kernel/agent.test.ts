@@ -163,7 +163,7 @@ it('knows what another agent accelerates, and by which process', { skip }, async
     const isHeldByOther = ({ owner }: { readonly owner: ObjectOwner }): boolean => owner.processes.some(({ pid }) => pid === other.pid);
     const objects = [await node.call('listPrograms', {}), await node.call('listMaps', {}), await node.call('listLinks', {})].map((list) => list.filter(isHeldByOther));
     const [programs = [], maps = [], links = []] = objects;
-    assert.deepEqual([programs.length, maps.length, links.length], [15, 17, 15]);
+    assert.deepEqual([programs.length, maps.length, links.length], [15, 18, 15]);
     assert.deepEqual(new Set(objects.flat().map(({ owner }) => owner.kind)), new Set(['meshpath']));
 
     assert.deepEqual(await node.call('listAccelerations', {}), []);

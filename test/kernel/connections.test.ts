@@ -126,10 +126,11 @@ suite('why each connection of a real node is accelerated or not', { skip: missin
     assert.ok((await before.exchange(MESSAGE_BYTES)).exact && (await after.exchange(MESSAGE_BYTES)).exact);
     const found = await waitFor(server.port, (list) => list.length === 2 && list.some(({ verdict }) => verdict.state === 'accelerated'));
     assert.deepEqual(found.map(({ verdict }) => verdict.reason).sort(), [null, 'opened_before'].sort());
-    // Turned off, the accelerated one goes on over TCP; turned on again, it was open before.
+    // Turned off, the accelerated one goes on over TCP, and where it has sent something meanwhile, for good.
     await node.call('turnAccelerationOff', { cgroups: null });
     const reasons = async (): Promise<readonly unknown[]> => (await listAt(server.port, 'all')).map(({ verdict }) => verdict.reason).sort();
     assert.deepEqual(await reasons(), ['message_passed_switched_off', 'no_pod']);
+    assert.ok((await after.exchange(MESSAGE_BYTES)).exact);
     await turnOn(lab.pod(0));
     assert.deepEqual(await reasons(), ['message_passed_switched_off', 'opened_before']);
     await Promise.all([before.close(), after.close()]);

@@ -56,17 +56,20 @@ function errorOf({ notes }: Run): WireError {
 }
 
 suite('the agent where something is missing or goes away', { skip: missingForKernel() }, () => {
-  test('a cgroup that is removed while it is accelerated: turning off works, and nothing is left', async () => {
+  test('a cgroup that is removed while it is accelerated: it is told, and nothing is left', async () => {
     let programIds: readonly number[] = [];
     await withAgent(prebuiltObject, async (node, pod, folder) => {
+      const notice = new Promise<WireError>((resolve) => node.listen('notice', resolve));
       ({ programIds } = await node.call('turnAccelerationOn', { profile: 'istio', pods: [pod] }));
       rmdirSync(folder);
-      assert.deepEqual((await node.call('listAccelerations', {})).map(({ pods }) => pods), [[pod]]);
       // The programs are attached to nothing any more; the snapshot says of no cgroup that it could not be read.
       assert.deepEqual((await node.call('takeSnapshot', {})).omissions.filter(({ what }) => what.includes(pod.cgroup)), []);
-      const report = await node.call('turnAccelerationOff', { cgroups: null });
-      assert.equal(report.remainingConnections, 0);
+      const { code, message } = await notice;
+      assert.equal(code, 'CGROUP_NOT_FOUND');
+      assert.match(message, new RegExp(`went off for ${pod.cgroup}`));
+      await waitForNothingLeft({ labId: 'of no lab', programIds });
       assert.deepEqual(await node.call('listAccelerations', {}), []);
+      await assert.rejects(node.call('turnAccelerationOff', { cgroups: null }), { code: 'ACCELERATION_NOT_FOUND' });
       await assert.rejects(node.call('turnAccelerationOn', { profile: 'istio', pods: [pod] }), { code: 'CGROUP_NOT_FOUND' });
     });
     await waitForNothingLeft({ programIds });

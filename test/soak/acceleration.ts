@@ -21,7 +21,8 @@ const MAX_ENTRIES = 1_000;
 export class LabAcceleration {
   readonly #lab: Lab;
   readonly #accelerator: Accelerator;
-  readonly #decisions = new Map<string, number>();
+  /** The last counts of each set of programs, by the id of its first program. */
+  readonly #decisions = new Map<string, ReadonlyMap<string, number>>();
   readonly #events: DecisionEvent[] = [];
   readonly #programIds: number[] = [];
   #info: AccelerationInfo | null = null;
@@ -60,12 +61,9 @@ export class LabAcceleration {
   }
 
   async turnOff(): Promise<void> {
-    const decisions = await this.#accelerator.countDecisions({ profile: 'istio' }, CONTEXT);
+    await this.countDecisions();
     await this.#accelerator.turnAccelerationOff({ cgroups: null }, CONTEXT);
     this.#info = null;
-    for (const [reason, value] of Object.entries(decisions)) {
-      this.#decisions.set(reason, (this.#decisions.get(reason) ?? 0) + Number(value));
-    }
   }
 
   /** Turns it off for one pod; it stays on for the others. */
@@ -73,13 +71,18 @@ export class LabAcceleration {
     await this.#accelerator.turnAccelerationOff({ cgroups: [pod.cgroup] }, CONTEXT);
   }
 
-  /** Gives how often each decision was made; turned off before, for what came after the last time. */
+  /** Gives how often each decision was made while it was on. Programs count on where they are taken back. */
   async countDecisions(): Promise<ReadonlyMap<string, number>> {
-    const sums = new Map(this.#decisions);
-    if (this.isOn) {
-      for (const [reason, value] of Object.entries(await this.#accelerator.countDecisions({ profile: 'istio' }, CONTEXT))) {
-        sums.set(reason, (sums.get(reason) ?? 0) + Number(value));
-      }
+    if (this.#info !== null) {
+      const counters = await this.#accelerator.countDecisions({ profile: 'istio' }, CONTEXT);
+      this.#decisions.set(
+        String(this.#info.programIds[0]),
+        new Map(Object.entries(counters).map(([reason, value]) => [reason, Number(value)])),
+      );
+    }
+    const sums = new Map<string, number>();
+    for (const [reason, value] of [...this.#decisions.values()].flatMap((counts) => [...counts])) {
+      sums.set(reason, (sums.get(reason) ?? 0) + value);
     }
     return sums;
   }
