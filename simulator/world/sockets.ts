@@ -76,6 +76,15 @@ export class SocketTable {
     this.#open.delete(socketKey(socket.protocol, socket.local, socket.remote));
   }
 
+  /** Takes out what the simulation opened without a word to the other end; half-open connections of listeners stay. */
+  forgetOpened(): void {
+    for (const [key, socket] of this.#open) {
+      if (socket.opened && socket.state !== 'synReceived') {
+        this.#open.delete(key);
+      }
+    }
+  }
+
   /** Gives the socket with these two ends, or undefined. */
   connected(protocol: number, local: SocketAddress, remote: SocketAddress): OpenSocket | undefined {
     return this.#open.get(socketKey(protocol, local, remote));

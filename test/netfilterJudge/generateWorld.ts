@@ -1,0 +1,139 @@
+import fc from 'fast-check';
+import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
+import { toPortNumber } from '../../agent/protocol/scalars.ts';
+import type { JudgeLink, JudgeNamespace, JudgeRoute, JudgeRoutingRule, JudgeSocket, JudgeWorld } from './judgeCase.ts';
+
+/**
+ * Worlds of three namespaces: `node`, whose rules are judged, between `left` and `right`. The addresses are few, so that
+ * rules, routes and packets that are drawn apart meet.
+ */
+
+export const LEFT = { ipv4: '10.1.0.2', other: '10.1.0.3', ipv6: 'fd01::2' } as const;
+export const RIGHT = { ipv4: '10.2.0.2', other: '10.2.0.3', ipv6: 'fd02::2' } as const;
+export const NODE = { left4: '10.1.0.1', right4: '10.2.0.1', left6: 'fd01::1', right6: 'fd02::1', lan4: '10.3.0.1', lan6: 'fd03::1' } as const;
+/** Nobody has it; the default route leads it to `right`. */
+export const ELSEWHERE = { ipv4: '192.0.2.7', ipv6: '2001:db8::7' } as const;
+export const MAC = { left: '02:00:00:00:01:01', nodeLeft: '02:00:00:00:02:01', nodeRight: '02:00:00:00:02:02', lan: '02:00:00:00:02:03', right: '02:00:00:00:03:01', rightLan: '02:00:00:00:03:02' } as const;
+/** Marks that have routing rules of their own: to lo (what TPROXY needs), to the left, to nowhere. */
+export const ROUTED_MARKS = { local: 1, left: 2, prohibit: 3 } as const;
+export const UIDS = [0, 1000, 1337] as const;
+const MAIN_TABLE = 254;
+
+/** What the random part of a world is. */
+export interface WorldChoices {
+  readonly leftDevice: string;
+  readonly rightDevice: string;
+  readonly forwards: boolean;
+  readonly rpFilter: 0 | 1 | 2;
+  readonly routeLocalnet: boolean;
+  readonly marksRoute: boolean;
+  readonly denies: boolean;
+  /** IPv4 addresses that the node has besides. */
+  readonly ownAddresses: readonly string[];
+  /** IPv4 networks behind `left`; everything else that nobody has is behind `right`. */
+  readonly leftNetworks: readonly { readonly address: string; readonly prefixLength: number }[];
+}
+
+/** Random worlds; half of them are the plain one. */
+export const worldChoices: fc.Arbitrary<WorldChoices> = fc.record({
+  leftDevice: fc.constant('eth0'),
+  rightDevice: fc.constantFrom('eth1', 'wlan0.7'),
+  forwards: fc.constantFrom(true, true, true, false),
+  rpFilter: fc.constantFrom(0, 0, 1, 2),
+  routeLocalnet: fc.constantFrom(false, false, true),
+  marksRoute: fc.constantFrom(true, true, false),
+  denies: fc.constantFrom(false, true),
+  ownAddresses: fc.constant([]),
+  leftNetworks: fc.constant([]),
+});
+
+/** The world that real rule sets are judged in. */
+export const PLAIN_WORLD: WorldChoices = { leftDevice: 'eth0', rightDevice: 'eth1', forwards: true, rpFilter: 0, routeLocalnet: false, marksRoute: true, denies: false, ownAddresses: [], leftNetworks: [] };
+
+/** Makes the world of some choices. */
+export function makeWorld(choices: WorldChoices): JudgeWorld {
+  const { leftDevice, rightDevice } = choices;
+  return {
+    namespaces: [
+      outside('left', { name: 'wire0', macAddress: MAC.left, peer: { namespace: 'node', name: leftDevice }, addresses: addresses([LEFT.ipv4, 24], [LEFT.other, 24], [LEFT.ipv6, 64]) }, [NODE.left4, NODE.left6]),
+      {
+        name: 'node',
+        links: [
+          { name: leftDevice, macAddress: MAC.nodeLeft, peer: { namespace: 'left', name: 'wire0' }, addresses: addresses([NODE.left4, 24], ...choices.ownAddresses.map((address) => [address, 32] as const), [NODE.left6, 64]) },
+          { name: rightDevice, macAddress: MAC.nodeRight, peer: { namespace: 'right', name: 'wire0' }, addresses: addresses([NODE.right4, 24], [NODE.right6, 64]) },
+          { name: 'lan0', macAddress: MAC.lan, peer: { namespace: 'right', name: 'wire1' }, addresses: addresses([NODE.lan4, 24], [NODE.lan6, 64]) },
+        ],
+        routes: nodeRoutes(choices),
+        routingRules: choices.marksRoute ? MARK_RULES : [],
+        sysctls: {
+          'net.ipv4.ip_forward': choices.forwards ? '1' : '0',
+          'net.ipv6.conf.all.forwarding': choices.forwards ? '1' : '0',
+          // Forwarding turns redirects on again.
+          'net.ipv4.conf.all.send_redirects': '0',
+          'net.ipv4.conf.all.rp_filter': String(choices.rpFilter),
+          ...Object.fromEntries([leftDevice, rightDevice, 'lan0', 'lo'].flatMap((device) => [
+            [`net.ipv4.conf.${device}.rp_filter`, '0'],
+            [`net.ipv4.conf.${device}.send_redirects`, '0'],
+            [`net.ipv4.conf.${device}.route_localnet`, choices.routeLocalnet ? '1' : '0'],
+          ])),
+        },
+        sockets: NODE_SOCKETS,
+      },
+      outside('right', { name: 'wire0', macAddress: MAC.right, peer: { namespace: 'node', name: rightDevice }, addresses: addresses([RIGHT.ipv4, 24], [RIGHT.other, 24], [RIGHT.ipv6, 64]) }, [NODE.right4, NODE.right6], [{ name: 'wire1', macAddress: MAC.rightLan, peer: { namespace: 'node', name: 'lan0' }, addresses: [] }]),
+    ],
+  };
+}
+
+const both = (protocol: 'tcp' | 'udp', port: number, uid: number, transparent = false): readonly JudgeSocket[] =>
+  ['0.0.0.0', '::'].map((address) => ({ protocol, address: toIpAddress(address), port: toPortNumber(port), uid, gid: uid, transparent }));
+
+const NODE_SOCKETS: readonly JudgeSocket[] = [
+  ...both('tcp', 80, 0), ...both('tcp', 8080, 1000), ...both('tcp', 15_001, 1337), ...both('tcp', 15_006, 1337, true), ...both('udp', 53, 1000), ...both('udp', 15_053, 1337),
+  { protocol: 'tcp', address: toIpAddress('127.0.0.1'), port: toPortNumber(9000), uid: 1000, gid: 1000, transparent: false },
+];
+
+const MARK_RULES: readonly JudgeRoutingRule[] = [
+  ...(['ipv4', 'ipv6'] as const).flatMap((family) =>
+    [[ROUTED_MARKS.local, 100], [ROUTED_MARKS.left, 101], [ROUTED_MARKS.prohibit, 102]].map(([value = 0, table = 0]) => ({
+      family, priority: 100 + value, mark: { value, mask: 0xff }, source: null, inInterface: null, table,
+    })),
+  ),
+];
+
+function nodeRoutes({ leftDevice, rightDevice, marksRoute, denies, leftNetworks }: WorldChoices): readonly JudgeRoute[] {
+  const marked: readonly JudgeRoute[] = [
+    route('local', '0.0.0.0', 0, null, 'lo', 100), route('local', '::', 0, null, 'lo', 100),
+    route('unicast', '0.0.0.0', 0, LEFT.ipv4, leftDevice, 101), route('unicast', '::', 0, LEFT.ipv6, leftDevice, 101),
+    // Answers to packets that may not be forwarded are limited to one a second by a setting of the whole machine (ip_error).
+    route('blackhole', '0.0.0.0', 0, null, null, 102), route('prohibit', '::', 0, null, null, 102),
+  ];
+  const denied: readonly JudgeRoute[] = [
+    route('blackhole', '10.4.0.0', 24, null, null, MAIN_TABLE), route('prohibit', '10.5.0.0', 24, null, null, MAIN_TABLE),
+    route('unreachable', '2001:db8::', 64, null, null, MAIN_TABLE),
+  ];
+  return [
+    route('unicast', '0.0.0.0', 0, RIGHT.ipv4, rightDevice, MAIN_TABLE), route('unicast', '::', 0, RIGHT.ipv6, rightDevice, MAIN_TABLE),
+    ...leftNetworks.map(({ address, prefixLength }) => route('unicast', address, prefixLength, LEFT.ipv4, leftDevice, MAIN_TABLE)),
+    ...(marksRoute ? marked : []), ...(denies ? denied : []),
+  ];
+}
+
+/** A namespace beyond the node: it answers for itself, and everything else is behind the node. */
+function outside(name: string, link: JudgeLink, [gateway4, gateway6]: readonly [string, string], others: readonly JudgeLink[] = []): JudgeNamespace {
+  return {
+    name,
+    links: [link, ...others],
+    routes: [route('unicast', '0.0.0.0', 0, gateway4, link.name, MAIN_TABLE), route('unicast', '::', 0, gateway6, link.name, MAIN_TABLE)],
+    routingRules: [],
+    sysctls: { 'net.ipv4.ip_forward': '0', 'net.ipv6.conf.all.forwarding': '0', 'net.ipv4.conf.all.rp_filter': '0', [`net.ipv4.conf.${link.name}.rp_filter`]: '0' },
+    sockets: [...both('tcp', 80, 0), ...both('tcp', 8080, 1000), ...both('udp', 53, 0)],
+  };
+}
+
+function route(type: JudgeRoute['type'], address: string, prefixLength: number, gateway: string | null, device: string | null, table: number): JudgeRoute {
+  return { type, destination: { address: toIpAddress(address), prefixLength }, gateway: gateway === null ? null : toIpAddress(gateway), device, table };
+}
+
+function addresses(...list: readonly (readonly [string, number])[]): JudgeLink['addresses'] {
+  return list.map(([address, prefixLength]) => ({ address: toIpAddress(address), prefixLength }));
+}

@@ -1,0 +1,230 @@
+import fc from 'fast-check';
+import { buildWorld } from '../../simulator/world/world.ts';
+import type { Comparison, Difference } from './compareCase.ts';
+import { compareCase } from './compareCase.ts';
+import type { Fixture } from './fixtures.ts';
+import type { CaseDraft } from './generateCase.ts';
+import { caseDraft } from './generateCase.ts';
+import { makeWorld, worldChoices } from './generateWorld.ts';
+import type { Backend, JudgeCase, JudgeWorld, Observation } from './judgeCase.ts';
+import { KernelDriver } from './kernelDriver.ts';
+import { KernelNetwork } from './kernelNetwork.ts';
+import { findDeclared } from './ledger.ts';
+import { loadWhatLoads } from './ruleSetFile.ts';
+import { flowsFor, worldsFor } from './ruleSetFlows.ts';
+import { shrinkCase } from './shrinkCase.ts';
+import { makeSnapshot, predictCase } from './simulatorRun.ts';
+
+/** The kernel judges the simulator: the same rules and packets before both, step by step. */
+
+/** A difference that no entry of the ledger declares, as small as it gets. */
+export interface FoundDifference {
+  readonly fixture: Fixture;
+  readonly difference: Difference;
+}
+
+/** What a run came to. */
+export interface Tally {
+  flows: number;
+  /** Flows about which the simulator says that they depend on something, with what and how often. */
+  undecided: number;
+  readonly dependsOn: Map<string, number>;
+  readonly declared: Map<string, number>;
+  /** Rule sets that iptables did not take. */
+  refused: number;
+  /** Differences that were not there when the same case was run again: packets that came late. */
+  vanished: number;
+  readonly found: FoundDifference[];
+}
+
+/** A tally in which nothing has happened. */
+export function emptyTally(): Tally {
+  return { flows: 0, undecided: 0, dependsOn: new Map(), declared: new Map(), refused: 0, vanished: 0, found: [] };
+}
+
+/** How many differences a run looks for before it ends. */
+const MAX_FOUND = 12;
+/** How many cases share a world, which costs more to build than rules to load. */
+const CASES_PER_WORLD = 24;
+/** Stimuli of a rule set that are judged before its connections are forgotten. */
+const FLOWS_PER_BATCH = 50;
+
+/** A world of the kernel with what drives it. */
+export class JudgeBench {
+  readonly world: JudgeWorld;
+  readonly backend: Backend;
+  readonly network: KernelNetwork;
+  readonly #driver: KernelDriver;
+
+  constructor(world: JudgeWorld, backend: Backend) {
+    this.world = world;
+    this.backend = backend;
+    this.network = new KernelNetwork(world, backend);
+    this.#driver = new KernelDriver(this.network);
+  }
+
+  /** Asks both and compares. */
+  compare(draft: CaseDraft, isPatient = false): { readonly comparison: Comparison; readonly kernel: readonly Observation[] } {
+    const kernel = this.#driver.run(draft, isPatient);
+    return { comparison: compareCase(draft, kernel, predictCase(this.complete(draft))), kernel };
+  }
+
+  /** Asks the kernel only. */
+  observe(draft: CaseDraft, isPatient = false): readonly Observation[] {
+    return this.#driver.run(draft, isPatient);
+  }
+
+  /** Gives a draft with what it is judged in. */
+  complete(draft: CaseDraft): JudgeCase {
+    return { backend: this.backend, world: this.world, rules: draft.rules, stimuli: draft.stimuli };
+  }
+
+  dispose(): void {
+    this.#driver.dispose();
+    this.network.dispose();
+  }
+}
+
+/** Judges random cases until `goesOn` says no or enough differences were found; asked before each case. */
+export function judgeRandomCases(backend: Backend, seed: number, tally: Tally, goesOn: () => boolean): void {
+  for (let round = 0; goesOn() && tally.found.length < MAX_FOUND; round += 1) {
+    const worldSeed = seed + round * 7_919;
+    const [choices] = fc.sample(worldChoices, { seed: worldSeed, numRuns: 1 });
+    if (choices === undefined) {
+      return;
+    }
+    const bench = new JudgeBench(makeWorld(choices), backend);
+    try {
+      for (const draft of fc.sample(caseDraft(choices), { seed: worldSeed, numRuns: CASES_PER_WORLD })) {
+        if (!goesOn() || tally.found.length >= MAX_FOUND) {
+          break;
+        }
+        judgeCase(bench, draft, tally);
+      }
+    } finally {
+      bench.dispose();
+    }
+  }
+}
+
+/** Judges one case and adds it to a tally. */
+export function judgeCase(bench: JudgeBench, draft: CaseDraft, tally: Tally): void {
+  let result: ReturnType<JudgeBench['compare']>;
+  try {
+    result = bench.compare(draft);
+  } catch (error) {
+    if (isRefusal(error)) {
+      tally.refused += 1;
+      return;
+    }
+    throw error;
+  }
+  addComparison(tally, result.comparison);
+  if (result.comparison.difference !== null) {
+    explainDifference(bench, draft, tally);
+  }
+}
+
+/** Judges a rule set of a file with flows of its own constants. Gives what was changed for the kernel to take it. */
+export function judgeRuleSet(texts: { readonly ipv4: string; readonly ipv6: string }, backend: Backend, seed: number, flows: number, tally: Tally): readonly string[] {
+  const worlds = worldsFor(texts.ipv4);
+  const changes = new Set<string>();
+  for (const [index, choices] of worlds.entries()) {
+    const bench = new JudgeBench(makeWorld(choices), backend);
+    try {
+      const loaded = loadWhatLoads(bench.network, 'node', texts);
+      for (const change of loaded.changes) {
+        changes.add(change);
+      }
+      const rules = [{ namespace: 'node', ipv4: loaded.ipv4, ipv6: loaded.ipv6 }];
+      const world = buildWorld(makeSnapshot(bench.complete({ rules, stimuli: [] })));
+      const before = tally.flows;
+      const wanted = Math.ceil(flows / worlds.length);
+      for (let batch = 0; tally.flows - before < wanted && batch * FLOWS_PER_BATCH < wanted * 4; batch += 1) {
+        const draft: CaseDraft = { rules, stimuli: flowsFor(loaded, choices, FLOWS_PER_BATCH, seed + index * 101 + batch) };
+        const kernel = bench.observe(draft);
+        const comparison = compareCase(draft, kernel, predictCase(bench.complete(draft), world), true);
+        addComparison(tally, comparison);
+        if (comparison.difference !== null) {
+          explainDifference(bench, draft, tally);
+          break;
+        }
+      }
+    } finally {
+      bench.dispose();
+    }
+  }
+  return [...changes];
+}
+
+function addComparison(tally: Tally, { agreed, undecided, dependsOn }: Comparison): void {
+  tally.flows += agreed;
+  tally.undecided += undecided;
+  for (const reason of dependsOn) {
+    tally.dependsOn.set(reason, (tally.dependsOn.get(reason) ?? 0) + 1);
+  }
+}
+
+/** Runs a case that differed again, with patience; makes it smaller and asks the ledger. */
+function explainDifference(bench: JudgeBench, draft: CaseDraft, tally: Tally): void {
+  const differs = (smaller: CaseDraft): boolean => tryComparison(bench, smaller) !== null;
+  const confirmed = bench.compare(draft, true);
+  if (confirmed.comparison.difference === null) {
+    tally.vanished += 1;
+    return;
+  }
+  const smallest = shrinkCase({ ...draft, stimuli: draft.stimuli.slice(0, confirmed.comparison.difference.stimulus + 1) }, differs);
+  const last = bench.compare(smallest, true);
+  const { difference } = last.comparison;
+  if (difference === null) {
+    tally.vanished += 1;
+    return;
+  }
+  const declared = findDeclared(bench.complete(smallest), difference);
+  if (declared !== undefined) {
+    tally.declared.set(declared, (tally.declared.get(declared) ?? 0) + 1);
+    return;
+  }
+  tally.found.push({ difference, fixture: { title: `${difference.aspect}: ${difference.kernel.split('\n')[0] ?? ''}`, judged: bench.complete(smallest), kernel: last.kernel } });
+}
+
+function tryComparison(bench: JudgeBench, draft: CaseDraft): Difference | null {
+  try {
+    return bench.compare(draft).comparison.difference;
+  } catch (error) {
+    if (isRefusal(error)) {
+      return null;
+    }
+    throw error;
+  }
+}
+
+/** Whether it is iptables that would not take the rules. */
+function isRefusal(error: unknown): boolean {
+  return error instanceof Error && /^ip6?tables-\w+-restore: /.test(error.message);
+}
+
+/** Writes a difference for people. */
+export function describeDifference({ difference, fixture }: FoundDifference): string {
+  const { backend, rules, stimuli } = fixture.judged;
+  return [
+    `backend ${backend}, stimulus ${difference.stimulus + 1} of ${stimuli.length}, ${difference.aspect}:`,
+    ...rules.flatMap(({ namespace, ipv4, ipv6 }) => [
+      ...(ipv4 === '' ? [] : [`  ${namespace} IPv4: ${ipv4.trim().replaceAll('\n', '\n    ')}`]),
+      ...(ipv6 === '' ? [] : [`  ${namespace} IPv6: ${ipv6.trim().replaceAll('\n', '\n    ')}`]),
+    ]),
+    ...stimuli.map((stimulus) => `  does: ${JSON.stringify(stimulus)}`),
+    `  kernel:    ${difference.kernel.replaceAll('\n', '\n             ')}`,
+    `  simulator: ${difference.simulator.replaceAll('\n', '\n             ')}`,
+  ].join('\n');
+}
+
+/** Writes a tally for people. */
+export function describeTally(tally: Tally): string {
+  const list = (map: ReadonlyMap<string, number>): string => [...map].toSorted(([, left], [, right]) => right - left).map(([name, count]) => `\n    ${count} × ${name}`).join('');
+  return [
+    `${tally.flows} flows agree, ${tally.found.length} differences, ${tally.undecided} not decided, ${tally.refused} rule sets refused by iptables, ${tally.vanished} differences that did not come again`,
+    ...(tally.dependsOn.size === 0 ? [] : [`  depends on:${list(tally.dependsOn)}`]),
+    ...(tally.declared.size === 0 ? [] : [`  in the ledger:${list(tally.declared)}`]),
+  ].join('\n');
+}

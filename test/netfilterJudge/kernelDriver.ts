@@ -1,0 +1,294 @@
+import { constants } from 'node:os';
+import { formatIpAddress, isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
+import { ConnectionTable, writeConnection } from './connectionTable.ts';
+import type { ConnectionEntry, JudgeCase, JudgeSocket, Observation, Passage, Stimulus } from './judgeCase.ts';
+import {
+  AF_INET, AF_INET6, AF_PACKET, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM,
+  acceptSocket, bindSocket, closeSocket, connectSocket, deviceIndex, listenSocket, openAs, openSocket, pause, readOption, receiveFrom, sendBytes, setOption, socketAddress,
+} from './kernelCalls.ts';
+import type { BuiltNamespace, KernelNetwork } from './kernelNetwork.ts';
+import { peerOf } from './kernelNetwork.ts';
+import { encodePacket } from './packetBytes.ts';
+import { PassageRecorder } from './passageRecorder.ts';
+
+const SOL_IP = 0;
+const SOL_SOCKET = 1;
+const SOL_IPV6 = 41;
+const SO_REUSEADDR = 2;
+const SO_ERROR = 4;
+const SO_MARK = 36;
+const IPPROTO_RAW = 255;
+const IPPROTO_TCP = 6;
+const IP_TRANSPARENT = 19;
+const IPV6_TRANSPARENT = 75;
+const IPV6_V6ONLY = 26;
+const TCP_INFO = 11;
+/** In repair mode close(2) sends nothing: a connection that was looked at disappears without a packet. */
+const TCP_REPAIR = 19;
+const TCP_ESTABLISHED = 1;
+/** SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST */
+const ORIGINAL_DESTINATION = 80;
+const ETHERNET_BYTES = 14;
+/** How long a patient driver waits for what comes late, twice. */
+const PATIENT_MILLISECONDS = 25;
+
+const ERRNO_NAMES = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name]));
+
+interface WaitingSocket {
+  readonly namespace: string;
+  readonly description: JudgeSocket;
+  readonly fd: number;
+}
+
+/** Puts stimuli before the kernel and tells what they came to. One for each network. */
+export class KernelDriver {
+  readonly #network: KernelNetwork;
+  readonly #recorders: readonly PassageRecorder[];
+  readonly #tables: readonly { readonly namespace: string; readonly table: ConnectionTable }[];
+  readonly #wires = new Map<string, number>();
+  readonly #rawSockets = new Map<string, number>();
+  readonly #waiting: readonly WaitingSocket[];
+
+  constructor(network: KernelNetwork) {
+    this.#network = network;
+    this.#recorders = network.namespaces.map((namespace) => new PassageRecorder(namespace, network.backend, deviceNames(namespace)));
+    this.#tables = network.namespaces.map(({ description, kernel }) => ({ namespace: description.name, table: kernel.run(() => new ConnectionTable()) }));
+    this.#waiting = network.namespaces.flatMap((namespace) =>
+      namespace.description.sockets.map((description) => ({
+        namespace: namespace.description.name,
+        description,
+        fd: namespace.kernel.run(() => openWaitingSocket(description)),
+      })),
+    );
+  }
+
+  /**
+   * Loads the rules of a case and gives one observation for each stimulus. `isPatient`: waits for packets that the kernel
+   * handles later than at once, as it does on a machine that is very busy.
+   */
+  run(judged: Omit<JudgeCase, 'world' | 'backend'>, isPatient = false): readonly Observation[] {
+    this.#network.load(judged.rules);
+    for (const [index, recorder] of this.#recorders.entries()) {
+      const name = this.#network.namespaces[index]?.description.name;
+      recorder.learnRules(judged.rules.find(({ namespace }) => namespace === name));
+    }
+    return judged.stimuli.map((stimulus) => this.#observe(stimulus, isPatient));
+  }
+
+  dispose(): void {
+    for (const recorder of this.#recorders) {
+      recorder.dispose();
+    }
+    for (const { table } of this.#tables) {
+      table.dispose();
+    }
+    for (const fd of [...this.#wires.values(), ...this.#rawSockets.values(), ...this.#waiting.map((socket) => socket.fd)]) {
+      closeSocket(fd);
+    }
+  }
+
+  #observe(stimulus: Stimulus, isPatient: boolean): Observation {
+    this.#takePassages();
+    this.#takeReceived();
+    const opened = this.#apply(stimulus);
+    const passages = this.#takePassages();
+    for (let round = 0; isPatient && round < 2; round += 1) {
+      pause(PATIENT_MILLISECONDS);
+      passages.push(...this.#takePassages());
+    }
+    const received = this.#takeReceived();
+    const call = opened.fd === null ? opened.call : describeConnect(opened.fd, opened.call);
+    const connections = this.#readConnections();
+    if (opened.fd !== null) {
+      closeQuietly(opened.fd);
+    }
+    return { passages, received, call, connections };
+  }
+
+  #takePassages(): Passage[] {
+    const passages: Passage[] = [];
+    for (let events = 1; events > 0; ) {
+      events = 0;
+      for (const recorder of this.#recorders) {
+        const taken = recorder.take();
+        events += taken.events;
+        passages.push(...taken.passages);
+      }
+    }
+    return passages;
+  }
+
+  #apply(stimulus: Stimulus): { readonly fd: number | null; readonly call: string | null } {
+    const namespace = this.#network.find(stimulus.namespace);
+    switch (stimulus.kind) {
+      case 'arrive':
+        this.#arrive(namespace, stimulus);
+        return { fd: null, call: null };
+      case 'send':
+        return { fd: null, call: this.#send(namespace, stimulus) };
+      case 'connect':
+        return connect(namespace, stimulus);
+    }
+  }
+
+  /** Sends from the other end of the device, past the rules of that namespace. */
+  #arrive(namespace: BuiltNamespace, { device, packet }: Extract<Stimulus, { kind: 'arrive' }>): void {
+    const link = namespace.description.links.find(({ name }) => name === device);
+    const peer = link === undefined ? undefined : peerOf(this.#network.world, link);
+    if (link === undefined || peer === undefined) {
+      throw new RangeError(`nothing can arrive at ${device}`);
+    }
+    const key = `${namespace.description.name} ${device}`;
+    const other = this.#network.find(link.peer.namespace);
+    let fd = this.#wires.get(key);
+    if (fd === undefined) {
+      fd = other.kernel.run(() => openWire(peer.name));
+      this.#wires.set(key, fd);
+    }
+    const bytes = encodePacket(packet);
+    const frame = Buffer.alloc(ETHERNET_BYTES + bytes.length);
+    frame.set(macBytes(link.macAddress), 0);
+    frame.set(macBytes(packet.macSource ?? peer.macAddress), 6);
+    frame.writeUInt16BE(isIpv4(packet.source) ? 0x0800 : 0x86dd, 12);
+    bytes.copy(frame, ETHERNET_BYTES);
+    const sent = sendBytes(fd, frame);
+    if (sent < 0) {
+      throw new Error(`the packet cannot be sent to ${device}: errno ${-sent}`);
+    }
+  }
+
+  #send(namespace: BuiltNamespace, { user, mark, packet }: Extract<Stimulus, { kind: 'send' }>): string {
+    const family = isIpv4(packet.source) ? AF_INET : AF_INET6;
+    const key = `${namespace.description.name} ${family} ${user.uid} ${user.gid}`;
+    let fd = this.#rawSockets.get(key);
+    if (fd === undefined) {
+      fd = namespace.kernel.run(() => openAs(user, () => openSocket(family, SOCK_RAW, IPPROTO_RAW)));
+      this.#rawSockets.set(key, fd);
+    }
+    setOption(fd, SOL_SOCKET, SO_MARK, mark);
+    const sent = sendBytes(fd, encodePacket(packet), socketAddress(packet.destination, 0));
+    return sent < 0 ? errnoName(-sent) : 'ok';
+  }
+
+  #takeReceived(): string[] {
+    const received: string[] = [];
+    for (const { namespace, description, fd } of this.#waiting) {
+      const local = `${namespace} ${description.protocol} ${description.address}:${description.port}`;
+      if (description.protocol === 'udp') {
+        received.push(...takeDatagrams(fd).map((peer) => `${local} from ${peer}`));
+      } else {
+        received.push(...takeConnections(fd).map((text) => `${local} ${text}`));
+      }
+    }
+    return received;
+  }
+
+  #readConnections(): readonly ConnectionEntry[] {
+    return this.#tables.flatMap(({ namespace, table }) => table.read().map((connection) => ({ namespace, text: writeConnection(connection) })));
+  }
+}
+
+function deviceNames({ description, kernel }: BuiltNamespace): ReadonlyMap<number, string> {
+  return kernel.run(() => new Map(['lo', ...description.links.map(({ name }) => name)].map((name) => [deviceIndex(name), name])));
+}
+
+function openWaitingSocket({ protocol, address, port, uid, gid, transparent }: JudgeSocket): number {
+  const isV4 = isIpv4(address);
+  const fd = openAs({ uid, gid }, () => openSocket(isV4 ? AF_INET : AF_INET6, protocol === 'tcp' ? SOCK_STREAM : SOCK_DGRAM, 0));
+  setOption(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+  if (!isV4) {
+    setOption(fd, SOL_IPV6, IPV6_V6ONLY, 1);
+  }
+  if (transparent) {
+    setOption(fd, isV4 ? SOL_IP : SOL_IPV6, isV4 ? IP_TRANSPARENT : IPV6_TRANSPARENT, 1);
+  }
+  demand(`bind to ${address}:${port}`, bindSocket(fd, socketAddress(address, port)));
+  if (protocol === 'tcp') {
+    demand('listen', listenSocket(fd));
+  }
+  return fd;
+}
+
+function connect(namespace: BuiltNamespace, { user, mark, address, port, destination }: Extract<Stimulus, { kind: 'connect' }>): { readonly fd: number | null; readonly call: string } {
+  const isV4 = isIpv4(destination.address);
+  const fd = namespace.kernel.run(() => openAs(user, () => openSocket(isV4 ? AF_INET : AF_INET6, SOCK_STREAM, 0)));
+  setOption(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+  setOption(fd, SOL_SOCKET, SO_MARK, mark);
+  const bound = bindSocket(fd, socketAddress(address ?? toIpAddress(isV4 ? '0.0.0.0' : '::'), port));
+  const result = bound < 0 ? bound : connectSocket(fd, socketAddress(destination.address, destination.port));
+  if (result < 0 && result !== -constants.errno.EINPROGRESS) {
+    closeSocket(fd);
+    return { fd: null, call: errnoName(-result) };
+  }
+  return { fd, call: 'waits' };
+}
+
+function describeConnect(fd: number, call: string | null): string | null {
+  const error = readOption(fd, SOL_SOCKET, SO_ERROR, 4);
+  const errno = error === null ? 0 : new DataView(error.buffer).getInt32(0, true);
+  if (errno !== 0) {
+    return errnoName(errno);
+  }
+  return readOption(fd, IPPROTO_TCP, TCP_INFO, 8)?.[0] === TCP_ESTABLISHED ? 'ok' : call;
+}
+
+function takeConnections(fd: number): string[] {
+  const texts: string[] = [];
+  for (;;) {
+    const accepted = acceptSocket(fd);
+    if (accepted.fd < 0) {
+      return texts;
+    }
+    const isV4 = accepted.peer[0] === AF_INET;
+    const original = readOption(accepted.fd, isV4 ? SOL_IP : SOL_IPV6, ORIGINAL_DESTINATION, isV4 ? 16 : 28);
+    texts.push(`from ${endpointText(accepted.peer)} original ${original === null ? 'none' : endpointText(original)}`);
+    closeQuietly(accepted.fd);
+  }
+}
+
+function takeDatagrams(fd: number): string[] {
+  const peers: string[] = [];
+  const bytes = new Uint8Array(2_048);
+  for (;;) {
+    const { count, from } = receiveFrom(fd, bytes);
+    if (count < 0) {
+      return peers;
+    }
+    peers.push(endpointText(from));
+  }
+}
+
+function closeQuietly(fd: number): void {
+  setOption(fd, IPPROTO_TCP, TCP_REPAIR, 1);
+  closeSocket(fd);
+}
+
+function openWire(device: string): number {
+  const fd = openSocket(AF_PACKET, SOCK_RAW, 0);
+  const address = new Uint8Array(20);
+  const view = new DataView(address.buffer);
+  view.setUint16(0, AF_PACKET, true);
+  view.setInt32(4, deviceIndex(device), true);
+  demand(`bind to ${device}`, bindSocket(fd, address));
+  return fd;
+}
+
+function endpointText(bytes: Uint8Array): string {
+  const view = new DataView(bytes.buffer, bytes.byteOffset);
+  const isV4 = view.getUint16(0, true) === AF_INET;
+  return `${formatIpAddress(isV4 ? bytes.subarray(4, 8) : bytes.subarray(8, 24))}:${view.getUint16(2)}`;
+}
+
+function macBytes(text: string): Uint8Array {
+  return Uint8Array.from(text.split(':'), (part) => Number.parseInt(part, 16));
+}
+
+function errnoName(errno: number): string {
+  return ERRNO_NAMES.get(errno) ?? String(errno);
+}
+
+function demand(what: string, result: number): void {
+  if (result < 0) {
+    throw new Error(`${what}: ${errnoName(-result)}`);
+  }
+}
