@@ -29,18 +29,20 @@ export interface CompiledMatch {
 type Test = CompiledMatch['test'];
 type Actual = CompiledMatch['actual'];
 
-/** Makes a match ready. Gives null for what compares nothing: a comment, the name of a module. */
-export function compileMatch(match: Match): CompiledMatch | null {
+/** Makes a match ready. Gives null for what compares nothing: a comment, the name of a module. `siblings` are all matches of its rule: some change what others mean. */
+export function compileMatch(match: Match, siblings: readonly Match[]): CompiledMatch | null {
   switch (match.kind) {
     case 'comment':
     case 'module':
+    case 'supplementaryGroups':
+    case 'addressTypeInterface':
       return null;
     default:
-      return compileComparing(match);
+      return compileComparing(match, siblings);
   }
 }
 
-function compileComparing(match: Exclude<Match, { kind: 'comment' | 'module' }>): CompiledMatch {
+function compileComparing(match: Exclude<Match, { kind: 'comment' | 'module' | 'supplementaryGroups' | 'addressTypeInterface' }>, siblings: readonly Match[]): CompiledMatch {
   switch (match.kind) {
     case 'source':
     case 'destination': {
@@ -87,7 +89,7 @@ function compileComparing(match: Exclude<Match, { kind: 'comment' | 'module' }>)
       return compiled(match, which === 'either' ? 'source or destination port' : `${which} port`, test, actual);
     }
     case 'owner':
-      return compileOwner(match);
+      return compileOwner(match, siblings.some(({ kind }) => kind === 'supplementaryGroups'));
     case 'socketExists':
       return decided(match, 'has a local socket', (packet) => packet.socket !== null, (packet) => (packet.socket === null ? 'no' : 'yes'));
     case 'connectionState':
@@ -103,25 +105,15 @@ function compileComparing(match: Exclude<Match, { kind: 'comment' | 'module' }>)
       const test: Test = (packet) => (packet.tracking === null ? FAILED : underMask(match.wanted, packet.tracking.connection.mark) ? yes : no);
       return compiled(match, 'connection mark', test, (packet) => (packet.tracking === null ? 'no connection' : hex(packet.tracking.connection.mark)));
     }
-    case 'addressType': {
-      const { which } = match;
-      const [yes, no] = results(match.negated);
-      const test: Test = (packet, environment) => {
-        const type = environment.addressType(packet[which], null);
-        return type === null ? UNKNOWN : match.types.includes(type) ? yes : no;
-      };
-      return compiled(match, `type of the ${which} address`, test, (packet, environment) => environment.addressType(packet[which], null) ?? 'not known');
-    }
+    case 'addressType':
+      return compileAddressType(match, siblings);
     case 'tcpOption': {
       const { option } = match;
       const [yes, no] = results(match.negated);
       return compiled(match, 'TCP options', (packet) => (isTransport(packet, PROTOCOL.tcp) ? (packet.tcpOptions.includes(option) ? yes : no) : FAILED), (packet) => packet.tcpOptions.join(',') || 'none');
     }
-    case 'supplementaryGroups':
-    case 'addressTypeInterface':
-      return { match, what: 'an option that is not modelled', wanted: match.kind, test: () => UNKNOWN, actual: () => 'not modelled', isStateful: false };
     case 'extension':
-      return compileExtension(match);
+      return compileExtension(match, siblings);
     case 'unknown':
       return {
         match, what: match.module === '' ? 'an option that is not modelled' : `match ${match.module}`, wanted: match.words.join(' '),
@@ -143,7 +135,7 @@ function compilePort(match: Extract<Match, { kind: 'port' }>): CompiledMatch {
 }
 
 /** `-m owner`: a packet without a socket file matches only what is negated (net/netfilter/xt_owner.c, owner_mt). */
-function compileOwner(match: Extract<Match, { kind: 'owner' }>): CompiledMatch {
+function compileOwner(match: Extract<Match, { kind: 'owner' }>, supplementary: boolean): CompiledMatch {
   const { which, range } = match;
   const [yes, no] = results(match.negated);
   const test: Test = ({ socket }) => {
@@ -151,7 +143,11 @@ function compileOwner(match: Extract<Match, { kind: 'owner' }>): CompiledMatch {
       return no;
     }
     const id = socket[which];
-    return id === null ? UNKNOWN : id >= range.first && id <= range.last ? yes : no;
+    if (id !== null && id >= range.first && id <= range.last) {
+      return yes;
+    }
+    // Which other groups the creator has is not known.
+    return id === null || (supplementary && which === 'gid') ? UNKNOWN : no;
   };
   const actual: Actual = ({ socket }) => (socket?.hasFile === true ? String(socket[which] ?? 'not known') : 'no local socket');
   return compiled(match, which === 'uid' ? 'owner of the socket' : 'group of the socket', test, actual);
@@ -174,6 +170,31 @@ function compileConnectionState(match: Extract<Match, { kind: 'connectionState' 
     return [packet.connectionState ?? 'INVALID', ...(connection?.sourceTranslated === true ? ['SNAT'] : []), ...(connection?.destinationTranslated === true ? ['DNAT'] : [])].join(',');
   };
   return compiled(match, 'connection state', test, actual);
+}
+
+/** net/netfilter/xt_addrtype.c: IPv4 has one type of those named; of IPv6 every property that is named must hold. */
+function compileAddressType(match: Extract<Match, { kind: 'addressType' }>, siblings: readonly Match[]): CompiledMatch {
+  const { which, types } = match;
+  const [yes, no] = results(match.negated);
+  const limit = siblings.find((sibling) => sibling.kind === 'addressTypeInterface');
+  const deviceOf = (packet: Packet): string | null => (limit === undefined ? null : packet[limit.which === 'in' ? 'inInterface' : 'outInterface']);
+  const looksUp = types.some((type) => type === 'LOCAL' || type === 'ANYCAST' || type === 'UNREACHABLE');
+  const test: Test = (packet, environment) => {
+    const address = packet[which];
+    if (!address.isIpv4) {
+      const isMulticast = address.w0 >>> 24 === 0xff;
+      const isAny = (address.w0 | address.w1 | address.w2 | address.w3) === 0;
+      if ((types.includes('MULTICAST') && !isMulticast) || (types.includes('UNICAST') && (isMulticast || isAny)) || (types.includes('UNSPEC') && !isAny)) {
+        return no;
+      }
+      if (!looksUp) {
+        return yes;
+      }
+    }
+    const type = environment.addressType(address, deviceOf(packet));
+    return type === null ? UNKNOWN : types.includes(type) ? yes : no;
+  };
+  return compiled(match, `type of the ${which} address`, test, (packet, environment) => environment.addressType(packet[which], deviceOf(packet)) ?? 'not known');
 }
 
 /** Gives the results of a comparison that holds and of one that does not, turned round where the match is negated. */

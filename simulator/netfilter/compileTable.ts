@@ -68,7 +68,7 @@ export function compileTable(table: Table, { indexed = true }: { readonly indexe
 }
 
 function compileRule(rule: Rule, index: number, id: number): OpenRule {
-  const matches = rule.matches.map(compileMatch).filter((match) => match !== null);
+  const matches = rule.matches.map((match) => compileMatch(match, rule.matches)).filter((match) => match !== null);
   return { rule, position: index + 1, id, matches, target: rule.target, targetText: writeTarget(rule.target).join(' ').replace(/^-[jg] /, ''), next: undefined };
 }
 

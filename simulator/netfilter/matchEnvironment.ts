@@ -21,8 +21,12 @@ export interface MatchEnvironment {
   readonly findSocket: (packet: Packet) => Known<SocketFacts> | undefined;
   /** Hands a packet to a local socket for TPROXY; false where there is none that is transparent, null where that is not known. */
   readonly assignSocket: (packet: Packet, address: Address | null, port: number) => Known<boolean>;
-  /** How many connections of the table a packet's connection shares its source (or destination) network with, itself among them. */
-  readonly countConnections: (packet: Packet, prefixLength: number, byDestination: boolean) => Known<number>;
+  /** Names a packet's connection, for isConnectionOpen; null where it has none. */
+  readonly connectionId: (packet: Packet) => string | null;
+  /** Whether a connection of that name is in the table and not closed. */
+  readonly isConnectionOpen: (id: string) => boolean;
+  /** Notes what is taken to be so without being known: a sentence. */
+  readonly assume: (sentence: string) => void;
   /** Whether an IP set of the namespace has what is asked; null where the set is not known. */
   readonly testSet: (name: string, packet: Packet, directions: readonly string[]) => Known<boolean>;
 }

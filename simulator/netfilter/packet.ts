@@ -22,12 +22,31 @@ export interface PacketSocket {
   readonly device: string | null;
 }
 
+/** One direction of a connection. */
+export interface TupleView {
+  readonly protocol: number;
+  readonly source: Address;
+  readonly sourcePort: number;
+  readonly destination: Address;
+  readonly destinationPort: number;
+}
+
 /** What matches ask of a packet's connection; the engine's own record of it has more. */
 export interface ConnectionView {
   mark: number;
   readonly zone: number;
+  readonly original: TupleView;
+  readonly reply: TupleView;
+  readonly seenReply: boolean;
+  readonly assured: boolean;
+  readonly confirmed: boolean;
   readonly sourceTranslated: boolean;
   readonly destinationTranslated: boolean;
+  /** Packets and bytes of the two directions; not known where it is old. */
+  readonly packets: readonly [number, number];
+  readonly bytes: readonly [number, number];
+  /** Whether it was there before the simulation began. */
+  readonly isOld: boolean;
 }
 
 /** A zone of conntrack, and in which directions it counts (CT --zone, --zone-orig, --zone-reply). */
@@ -72,6 +91,8 @@ export class Packet<Connection extends ConnectionView = ConnectionView> {
   /** What TPROXY assigned: an opaque handle of a socket. */
   assigned: object | null = null;
   tracking: PacketTracking<Connection> | null = null;
+  /** Whether it is on its way over a bridge with br_netfilter. */
+  isBridged = false;
   /** NOTRACK. */
   untracked = false;
   /** Whether conntrack looked at it: without, a packet has no state yet. */

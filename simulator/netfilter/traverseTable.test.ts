@@ -16,7 +16,10 @@ const SOCKET = { uid: 1000, gid: null, hasFile: true, mark: 0, cgroup: null, dev
 
 function syn(change: Partial<Pick<Packet, 'socket' | 'mark'>> = {}): Packet {
   const packet: Packet = new Packet(Address.of(toIpAddress('10.0.0.1')), Address.of(toIpAddress('10.0.0.2')), PROTOCOL.tcp);
-  const connection: ConnectionView = { mark: 0, zone: 0, sourceTranslated: false, destinationTranslated: false };
+  const original = { protocol: PROTOCOL.tcp, source: packet.source, sourcePort: 40_000, destination: packet.destination, destinationPort: 8080 };
+  const connection: ConnectionView = {
+    mark: 0, zone: 0, original, reply: original, seenReply: false, assured: false, confirmed: false, sourceTranslated: false, destinationTranslated: false, packets: [1, 0], bytes: [60, 0], isOld: false,
+  };
   return Object.assign(packet, { sourcePort: 40_000, destinationPort: 8080, tcpFlags: TCP_FLAG_BITS.SYN, outInterface: 'eth0', socket: SOCKET, tracking: { connection, isReply: false, state: 'NEW' }, ...change });
 }
 
@@ -28,7 +31,7 @@ interface Outcome {
 
 function environment(): MatchEnvironment {
   return {
-    hook: 'OUTPUT', now: 0, state: new MatchState(), addressType: () => null, reversePath: () => null, findSocket: () => undefined, assignSocket: () => null, countConnections: () => null, testSet: () => null,
+    hook: 'OUTPUT', now: 0, state: new MatchState(), addressType: () => null, reversePath: () => null, findSocket: () => undefined, assignSocket: () => null, connectionId: () => null, isConnectionOpen: () => false, assume: () => undefined, testSet: () => null,
   };
 }
 

@@ -1,5 +1,6 @@
+import type { IpAddress } from '../../agent/protocol/scalars.ts';
 import type { Hook } from '../../agent/protocol/trace.ts';
-import { Address, maskWords } from '../netfilter/address.ts';
+import { Address } from '../netfilter/address.ts';
 import type { Known, MatchEnvironment, SocketFacts } from '../netfilter/matchEnvironment.ts';
 import type { MatchState } from '../netfilter/matchState.ts';
 import type { Packet } from '../netfilter/packet.ts';
@@ -97,20 +98,23 @@ export class NamespaceEnvironment implements MatchEnvironment {
     return info === undefined ? false : this.#assign(packet, { kind: 'listener', info }, info.transparent ?? null);
   }
 
-  countConnections(packet: Packet, prefixLength: number, byDestination: boolean): Known<number> {
-    const mask = maskWords(prefixLength);
-    const networkOf = (address: Address): string => `${address.w0 & mask[0]} ${address.w1 & mask[1]} ${address.w2 & mask[2]} ${address.w3 & mask[3]} ${String(address.isIpv4)}`;
-    const tracking = packet.tracking as { readonly connection: Connection } | null;
-    if (tracking === null) {
+  connectionId(packet: Packet): string | null {
+    if (packet.tracking === null) {
       return null;
     }
-    const own = tracking.connection;
-    const key = (connection: Connection): string => networkOf(byDestination ? connection.reply.source : connection.original.source);
-    const wanted = key(own);
-    const others = this.#state.tracker.entries().filter((connection) => connection !== own && key(connection) === wanted && connection.tcpState !== 'TIME_WAIT' && connection.tcpState !== 'CLOSE');
-    // What was there before the simulation may or may not have been counted by the rule.
-    return others.some(({ isOld }) => isOld) ? null : others.length + 1;
+    const { original, zone } = packet.tracking.connection;
+    return JSON.stringify({ protocol: original.protocol, source: original.source.text, sourcePort: original.sourcePort, destination: original.destination.text, destinationPort: original.destinationPort, zone });
   }
+
+  isConnectionOpen(id: string): boolean {
+    const named = JSON.parse(id) as { readonly protocol: number; readonly source: IpAddress; readonly sourcePort: number; readonly destination: IpAddress; readonly destinationPort: number; readonly zone: number };
+    const found = this.#state.tracker.find({ ...named, source: Address.of(named.source), destination: Address.of(named.destination) }, named.zone);
+    return found !== undefined && found.connection.tcpState !== 'TIME_WAIT' && found.connection.tcpState !== 'CLOSE';
+  }
+
+  readonly assume = (sentence: string): void => {
+    this.#simulation.assumptions.add(sentence);
+  };
 
   testSet(): Known<boolean> {
     return null;

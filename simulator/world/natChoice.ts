@@ -1,5 +1,5 @@
 import type { Hook } from '../../agent/protocol/trace.ts';
-import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
+import { parseIpAddress, toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import { Address, networkMask } from '../netfilter/address.ts';
 import type { NatTarget } from '../netfilter/traverseTable.ts';
 import type { HookContext, WorldPacket } from './hooks.ts';
@@ -40,7 +40,7 @@ export function addressOfNatTarget(context: HookContext, hook: Hook, packet: Wor
 /** Makes what NAT may choose from of a target; null where the target is not understood. */
 export function natChoice(target: NatTarget, address: Address | undefined, side: NatSide, packet: WorldPacket): NatChoice | null {
   if (target.kind === 'extension') {
-    return netmapChoice(target, side, packet);
+    return target.name === 'DNAT' ? shiftedChoice(target) : netmapChoice(target, side, packet);
   }
   const random = target.options.some((option) => option.startsWith('--random'));
   const persistent = target.options.includes('--persistent');
@@ -48,8 +48,19 @@ export function natChoice(target: NatTarget, address: Address | undefined, side:
     return { addresses: address === undefined ? null : { first: address, last: address }, ports: target.ports, random, persistent, basePort: null };
   }
   const { addresses, ports } = target.to;
-  const basePort = 'basePort' in target.to && typeof target.to.basePort === 'number' ? target.to.basePort : null;
-  return { addresses: addresses === null ? null : { first: Address.of(addresses.first), last: Address.of(addresses.last) }, ports, random, persistent, basePort };
+  return { addresses: addresses === null ? null : { first: Address.of(addresses.first), last: Address.of(addresses.last) }, ports, random, persistent, basePort: null };
+}
+
+/** `--to-destination ADDRESS:FIRST-LAST/BASE` (libxt_NAT.c): the port keeps its distance from BASE. */
+function shiftedChoice(target: Extract<NatTarget, { kind: 'extension' }>): NatChoice | null {
+  const text = target.options.find(({ name }) => name === 'to-destination')?.text ?? '';
+  const found = /^(?:\[?([^\]]*?)\]?)?:(\d+)-(\d+)\/(\d+)$/.exec(text);
+  if (found === null) {
+    return null;
+  }
+  const [first, last] = (found[1] ?? '').split('-').map(parseIpAddress);
+  const addresses = first === undefined ? null : { first: Address.of(first), last: Address.of(last ?? first) };
+  return { addresses, ports: { first: Number(found[2]), last: Number(found[3]) }, random: false, persistent: false, basePort: Number(found[4]) };
 }
 
 /** net/netfilter/xt_NETMAP.c: the network changes, the host part stays. */

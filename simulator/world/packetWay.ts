@@ -227,6 +227,7 @@ export class PacketWay {
     }
     const context = this.#context(namespace, null);
     const before = packet.destination;
+    packet.isBridged = true;
     for (const [hook, inInterface, outInterface] of [
       ['PREROUTING', bridge.name, null],
       ['FORWARD', bridge.name, bridge.name],
@@ -243,6 +244,7 @@ export class PacketWay {
         return { kind: 'unknown', step: this.#device(namespace, bridge.name, { kind: 'unknown', dependsOn }, `It is not modelled ${dependsOn}.`), dependsOn };
       }
     }
+    packet.isBridged = false;
     this.#forget(true);
     packet.outInterface = null;
     return null;

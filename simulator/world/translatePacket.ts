@@ -67,8 +67,8 @@ function bind(context: HookContext, hook: Hook, packet: WorldPacket, connection:
 function settle(context: HookContext, hook: Hook, packet: WorldPacket, connection: Connection, side: NatSide, verdict: { readonly target: NatTarget; readonly step: number | null }): Binding {
   const { target, step } = verdict;
   const name = target.kind === 'extension' ? target.name : target.kind.toUpperCase();
-  const isDestination = target.kind === 'redirect' || target.kind === 'dnat';
-  if (target.kind !== 'extension' && isDestination !== (side === 'destination')) {
+  const isDestination = target.kind === 'redirect' || target.kind === 'dnat' || name === 'DNAT';
+  if (name !== 'NETMAP' && isDestination !== (side === 'destination')) {
     return { kind: 'unknown', step, dependsOn: `${name} in ${hook}, which no kernel loads` };
   }
   const address = addressOfNatTarget(context, hook, packet, target);
