@@ -87,12 +87,19 @@ export function mapNewSocket(memory: AddressSpace, socket: KernelSocket): Contex
   };
 }
 
+/** What programs of a hook with an address left: the address, and what a datagram comes from (null: what routing picks). */
+export interface AddressResult {
+  readonly address: IpAddress;
+  readonly port: PortNumber;
+  readonly source: IpAddress | null;
+}
+
 /**
  * Maps struct bpf_sock_addr with this address, which the program may replace (net/core/filter.c, sock_addr_is_valid_access).
  * `family` is that of the hook: an IPv4 address is mapped into IPv6 at the hooks of IPv6. user_ip4 and user_ip6 are in network
- * order, user_port in network order in its low 16 bits.
+ * order, user_port in network order in its low 16 bits. `source` is what a datagram is sent from (msg_src_ip4, msg_src_ip6).
  */
-export function mapSockAddr(memory: AddressSpace, socket: KernelSocket, address: Endpoint, family: 2 | 10): Context<Endpoint> {
+export function mapSockAddr(memory: AddressSpace, socket: KernelSocket, address: Endpoint, family: 2 | 10, source: IpAddress | null): Context<AddressResult> {
   const { bytes, view } = allocate(SOCK_ADDR.bytes);
   const { type, protocol } = SOCKET_TYPES[socket.protocol];
   view.setUint32(SOCK_ADDR.userFamily, family, true);
@@ -105,12 +112,22 @@ export function mapSockAddr(memory: AddressSpace, socket: KernelSocket, address:
   view.setUint32(SOCK_ADDR.family, socket.family, true);
   view.setUint32(SOCK_ADDR.type, type, true);
   view.setUint32(SOCK_ADDR.protocol, protocol, true);
+  if (source !== null) {
+    bytes.set(family === AF_INET ? ipAddressBytes(source) : mappedAddressBytes(source), family === AF_INET ? SOCK_ADDR.sourceIp4 : SOCK_ADDR.sourceIp6);
+  }
   view.setBigUint64(SOCK_ADDR.socket, mapSocket(memory, socket), true);
   const writable: Region['writable'] = [[SOCK_ADDR.userIp4, SOCK_ADDR.family], [SOCK_ADDR.sourceIp4, SOCK_ADDR.socket]];
   return {
     pointer: mapContext(memory, 'struct bpf_sock_addr', bytes, writable),
     socket,
-    read: () => ({ address: readAddress(bytes, family, SOCK_ADDR.userIp4, SOCK_ADDR.userIp6), port: toPortNumber(view.getUint16(SOCK_ADDR.userPort, false)) }),
+    read: () => {
+      const sourceBytes = family === AF_INET ? bytes.subarray(SOCK_ADDR.sourceIp4, SOCK_ADDR.sourceIp4 + 4) : bytes.subarray(SOCK_ADDR.sourceIp6, SOCK_ADDR.sourceIp6 + 16);
+      return {
+        address: readAddress(bytes, family, SOCK_ADDR.userIp4, SOCK_ADDR.userIp6),
+        port: toPortNumber(view.getUint16(SOCK_ADDR.userPort, false)),
+        source: sourceBytes.every((byte) => byte === 0) ? null : formatIpAddress(sourceBytes),
+      };
+    },
   };
 }
 

@@ -1,3 +1,5 @@
+import { formatIpAddress } from '../../agent/protocol/ipAddress.ts';
+import { toPortNumber } from '../../agent/protocol/scalars.ts';
 import type { Endpoint } from '../../agent/protocol/scalars.ts';
 import type { SourceLine } from '../../agent/protocol/trace.ts';
 import { readSocketAddress, refreshSocket, SOCK_OPS, STATE_CALLBACK_FLAG } from './contexts.ts';
@@ -17,6 +19,8 @@ export interface HelperKernel {
   readonly random: () => number;
   /** Sets the source address of a socket: 0 or a negative errno (net/ipv4/af_inet.c, __inet_bind). */
   readonly bind: (socket: KernelSocket, address: Endpoint) => number;
+  /** Whether a UDP socket of the same namespace gets what is sent to an address and port of it. */
+  readonly receivesDatagrams: (socket: KernelSocket, destination: Endpoint) => boolean;
 }
 
 /** One call of a helper that took part in a decision. */
@@ -52,6 +56,12 @@ export interface RunState {
   /** To how many bytes, from the first of the message on, the verdict applies (bpf_msg_apply_bytes); 0: to the message. */
   appliedBytes: number;
 }
+
+/** struct bpf_sock_tuple of IPv4 and of IPv6: source, destination, source port and destination port, all in network order. */
+const TUPLES = [
+  { bytes: 12, addressBytes: 4 },
+  { bytes: 36, addressBytes: 16 },
+] as const;
 
 type StatefulHelper = (state: RunState, memory: AddressSpace, ...arguments_: [bigint, bigint, bigint, bigint, bigint]) => bigint;
 
@@ -108,6 +118,8 @@ const BY_PROGRAM_TYPE: Readonly<Record<string, Readonly<Record<number, HelperDef
     ...NETNS_COOKIE,
     ...LOCAL_STORAGE,
     64: { name: 'bpf_bind', call: bind },
+    85: { name: 'bpf_sk_lookup_udp', call: lookUpDatagramSocket },
+    86: { name: 'bpf_sk_release', call: releaseSocket },
   },
   sock_ops: {
     ...BASE,
@@ -253,6 +265,30 @@ function bind(state: RunState, memory: AddressSpace, context: bigint, addressPoi
   const result = state.kernel.bind(state.socket, address);
   refreshSocket(memory, context);
   return BigInt(result);
+}
+
+/**
+ * bpf_sk_lookup_udp (net/core/filter.c, bpf_sock_addr_sk_lookup_udp) in the namespace of the socket: of what is found, programs
+ * may only ask whether there is something.
+ */
+function lookUpDatagramSocket(state: RunState, memory: AddressSpace, context: bigint, tuplePointer: bigint, length: bigint, namespace: bigint, flags: bigint): bigint {
+  requireContext(state, context);
+  const layout = TUPLES.find(({ bytes }) => BigInt(bytes) === (length & 0xffff_ffffn));
+  if (layout === undefined || flags !== 0n || BigInt.asIntN(32, namespace) >= 0n) {
+    return 0n;
+  }
+  const tuple = memory.readBytes(tuplePointer, layout.bytes);
+  const address = formatIpAddress(tuple.subarray(layout.addressBytes, 2 * layout.addressBytes));
+  const port = toPortNumber(new DataView(tuple.buffer, tuple.byteOffset).getUint16(2 * layout.addressBytes + 2, false));
+  if (!state.kernel.receivesDatagrams(state.socket, { address, port })) {
+    return 0n;
+  }
+  return memory.map({ name: 'a socket that was looked up', bytes: new Uint8Array(0), meaning: { kind: 'bytes' }, writable: [], written: null });
+}
+
+function releaseSocket(_state: RunState, memory: AddressSpace, pointer: bigint): bigint {
+  memory.unmap(pointer);
+  return 0n;
 }
 
 function socketStorageGet(state: RunState, memory: AddressSpace, mapPointer: bigint, socketPointer: bigint, initial: bigint, flags: bigint): bigint {

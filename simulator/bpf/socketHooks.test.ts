@@ -41,6 +41,7 @@ function attach(source: string): { readonly kernel: SocketKernel; readonly loade
     cgroupLine: () => [POD.id],
     netnsCookie: () => 3n,
     isLocalAddress: () => true,
+    receivesDatagrams: () => true,
   });
   for (const program of loaded.object.programs) {
     kernel.attach({ loaded, program, target: { kind: 'cgroup', path: POD.cgroup, id: POD.id } });

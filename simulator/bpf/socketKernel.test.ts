@@ -48,6 +48,7 @@ function accelerate(): Bench {
     random: seededRandom(7),
     cgroupLine: (path) => pods.flatMap((pod) => (pod.cgroup === path ? [pod.id] : [])),
     netnsCookie: (namespace) => pods.find((pod) => pod.namespace === namespace)?.cookie ?? 1n,
+    receivesDatagrams: (_namespace, { address, port }) => (address === '127.0.0.1' || address === '::1') && port === ISTIO_PROFILE.dnsPort,
     isLocalAddress: (namespace, address) => pods.some((pod) => pod.namespace === namespace && pod.address === address),
   });
   const storage = mapNamed(loaded, 'pods');

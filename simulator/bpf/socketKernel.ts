@@ -1,7 +1,7 @@
 import { isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import type { CgroupPath, Endpoint, IpAddress, NamespaceId, PortNumber } from '../../agent/protocol/scalars.ts';
 import { mapMessage, mapNewSocket, mapSockAddr, mapSocketOption, mapSockOps, readSocketAddress, SOCK_OPS, SOCKET_ADDRESS_BYTES, writeSocketAddress } from './contexts.ts';
-import type { Context, OptionAnswer } from './contexts.ts';
+import type { AddressResult, Context, OptionAnswer } from './contexts.ts';
 import { wantsStateChanges } from './helpers.ts';
 import type { HelperKernel } from './helpers.ts';
 import { runLoadedProgram } from './loadedObject.ts';
@@ -43,6 +43,8 @@ export interface SocketSurroundings {
   readonly cgroupLine: (path: CgroupPath) => readonly bigint[];
   readonly netnsCookie: (namespace: NamespaceId) => bigint;
   readonly isLocalAddress: (namespace: NamespaceId, address: IpAddress) => boolean;
+  /** Whether a UDP socket of a namespace gets what is sent to an address and port of it. */
+  readonly receivesDatagrams: (namespace: NamespaceId, destination: Endpoint) => boolean;
 }
 
 export interface SocketRequest {
@@ -62,9 +64,15 @@ export interface AddressDecision {
   readonly runs: readonly HookRun[];
 }
 
+/** What the sendmsg programs made of a datagram. */
+export interface DatagramDecision extends AddressDecision {
+  /** What it comes from; null: what routing picks. */
+  readonly source: IpAddress | null;
+}
+
 /**
- * The sockets of a simulated kernel and the hooks at which programs see them: cgroup/sock_create, connect, getpeername and
- * getsockopt, sockops and sk_msg of TCP, sendmsg and recvmsg of UDP (net/ipv4/af_inet.c, net/ipv6/af_inet6.c, tcp_output.c,
+ * The sockets of a simulated kernel and the hooks at which programs see them: cgroup/sock_create, connect, getpeername,
+ * getsockname and getsockopt, sock_release, sockops and sk_msg of TCP, sendmsg and recvmsg of UDP (net/ipv4/af_inet.c, net/ipv6/af_inet6.c, tcp_output.c,
  * tcp_bpf.c, udp.c, kernel/bpf/cgroup.c). Packets between the sockets are the business of whoever uses it.
  */
 export class SocketKernel {
@@ -80,6 +88,7 @@ export class SocketKernel {
       bootNanoseconds: surroundings.bootNanoseconds,
       random: surroundings.random,
       bind: (socket, address) => this.#bind(socket, address),
+      receivesDatagrams: ({ namespace }, destination) => surroundings.receivesDatagrams(namespace, destination),
     };
   }
 
@@ -154,7 +163,7 @@ export class SocketKernel {
    * Runs the sendmsg programs for a datagram of a socket that is not connected: where it goes. An IPv4-mapped destination of an
    * IPv6 socket is seen by sendmsg4 (udpv6_sendmsg hands it to udp_sendmsg).
    */
-  sendDatagram(socket: KernelSocket, destination: Endpoint): AddressDecision {
+  sendDatagram(socket: KernelSocket, destination: Endpoint): DatagramDecision {
     const family = isIpv4(destination.address) ? AF_INET : AF_INET6;
     return this.#decideAddress(socket, family === AF_INET ? 'cgroup_udp4_sendmsg' : 'cgroup_udp6_sendmsg', destination, family);
   }
@@ -250,11 +259,24 @@ export class SocketKernel {
     return { answer: address, runs };
   }
 
-  /** Closes a socket: sockops STATE where it asked for it; it leaves every sockhash and its storage is freed. */
+  /** getsockname(2): what the caller is told. */
+  askSocketName(socket: KernelSocket): { readonly answer: Endpoint; readonly runs: readonly HookRun[] } {
+    const hook = socket.family === AF_INET ? 'cgroup_inet4_getsockname' : 'cgroup_inet6_getsockname';
+    const { address, runs } = this.#decideAddress(socket, hook, socket.local, socket.family);
+    return { answer: address, runs };
+  }
+
+  /**
+   * Closes a socket: sock_release (inet_release), then sockops STATE where it asked for it; it leaves every sockhash and its
+   * storage is freed.
+   */
   close(socket: KernelSocket): readonly HookRun[] {
+    const released = this.#cgroupHooks(socket, 'cgroup_inet_sock_release').map(
+      (attachment): HookRun => ({ attachment, run: this.#run(attachment, socket, null, (memory) => mapNewSocket(memory, socket)) }),
+    );
     const before = socket.state;
     socket.state = TCP_STATE.CLOSE;
-    const runs = wantsStateChanges(socket) ? this.#sockOps(socket, SOCK_OPS.STATE, [before, TCP_STATE.CLOSE]) : [];
+    const runs = [...released, ...(wantsStateChanges(socket) ? this.#sockOps(socket, SOCK_OPS.STATE, [before, TCP_STATE.CLOSE]) : [])];
     for (const { target } of this.#attachments) {
       if (target.kind === 'map') {
         target.map.forget(socket);
@@ -265,14 +287,17 @@ export class SocketKernel {
     return runs;
   }
 
-  #decideAddress(socket: KernelSocket, attachType: string, address: Endpoint, family: 2 | 10): AddressDecision {
-    let current = address;
+  #decideAddress(socket: KernelSocket, attachType: string, address: Endpoint, family: 2 | 10): DatagramDecision {
+    const isBound = isIpv4(socket.local.address) ? socket.local.address !== ANY_ADDRESS : !/^[0:]*$/.test(socket.local.address);
+    let current: AddressResult = { ...address, source: isBound ? socket.local.address : null };
     const runs = this.#cgroupHooks(socket, attachType).map((attachment): HookRun => {
-      const run = this.#run(attachment, socket, null, (memory) => mapSockAddr(memory, socket, current, family));
+      const { source, ...before } = current;
+      const run = this.#run(attachment, socket, null, (memory) => mapSockAddr(memory, socket, before, family, attachType.endsWith('_sendmsg') ? source : null));
       current = run.result;
       return { attachment, run };
     });
-    return { allowed: allAllow(runs), address: current, runs };
+    const { source, ...result } = current;
+    return { allowed: allAllow(runs), address: result, source, runs };
   }
 
   #sockOps(socket: KernelSocket, operation: number, operationArguments: readonly number[] = []): readonly HookRun[] {

@@ -1,5 +1,6 @@
 import type { CgroupPath, NamespaceId } from '../../agent/protocol/scalars.ts';
 import { lookUpRoute } from '../world/routing.ts';
+import { findDatagramSocket } from '../world/sockets.ts';
 import type { World } from '../world/world.ts';
 import type { SocketSurroundings } from './socketKernel.ts';
 
@@ -17,6 +18,10 @@ export function surroundingsOf(world: World, source: Pick<SocketSurroundings, 'b
     cgroupLine: (path) => ancestors(path).flatMap((ancestor) => cgroupIds.get(ancestor) ?? []),
     // Cookies count up from 1, the initial namespace's (net/core/net_namespace.c).
     netnsCookie: (namespace: NamespaceId) => BigInt(namespaces.indexOf(namespace)) + COOKIE_STEP,
+    receivesDatagrams: (namespace, destination) => {
+      const found = world.namespaces.get(namespace);
+      return found !== undefined && findDatagramSocket(found, destination) !== undefined;
+    },
     isLocalAddress: (namespace, address) => {
       const found = world.namespaces.get(namespace);
       return found !== undefined && lookUpRoute(found, { destination: address, source: null, mark: 0, inInterface: 'lo' }).kind === 'local';

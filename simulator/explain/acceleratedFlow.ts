@@ -1,10 +1,9 @@
 import type { DecisionEvent } from '../../agent/protocol/acceleration.ts';
 import { isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import type { CgroupPath, Endpoint, PortNumber } from '../../agent/protocol/scalars.ts';
-import type { Decision, Flow, PacketState, SourceLine, TraceLeg, TraceOutcome } from '../../agent/protocol/trace.ts';
-import type { Datapath } from '../bpf/datapath.ts';
-import { changedMaps, decidingLine, describeCalls } from '../bpf/describeRun.ts';
-import type { HookRun, SocketKernel } from '../bpf/socketKernel.ts';
+import type { Decision, Flow, PacketState, TraceLeg, TraceOutcome } from '../../agent/protocol/trace.ts';
+import { changedMaps } from '../bpf/describeRun.ts';
+import type { HookRun } from '../bpf/socketKernel.ts';
 import type { KernelSocket, Task } from '../bpf/sockets.ts';
 import { decideSidecar, findSidecar } from '../mesh/sidecar.ts';
 import { sameEndpoint, writeEndpoint } from '../world/tuple.ts';
@@ -13,22 +12,15 @@ import type { FailedConnection, OpenedConnection } from '../world/openConnection
 import type { Simulation } from '../world/simulation.ts';
 import type { TraceRecorder } from '../world/traceRecorder.ts';
 import type { WorldNamespace } from '../world/world.ts';
-import { DECISION_TEXTS } from './decisionTexts.ts';
 import { describeSource, findSourceNamespace } from './flowSource.ts';
+import { ProgramSteps, socketState } from './programSteps.ts';
+import type { FlowKernel } from './programSteps.ts';
 
 /** More legs than any mesh makes of one connection; a chain of proxies that is longer is taken for a circle. */
 const MAX_LEGS = 16;
 /** The length of the message that is followed. */
 const MESSAGE_BYTES = 1_024;
 const UNKNOWN_ID = 0xffff_ffff;
-
-/** The programs and the sockets of the kernel that a flow goes through. */
-export interface FlowKernel {
-  readonly sockets: SocketKernel;
-  readonly datapaths: readonly Datapath[];
-  /** Told of every event that the programs send. */
-  readonly report: (event: DecisionEvent) => void;
-}
 
 /** Both ends of one leg. */
 export interface FlowConnection {
@@ -83,10 +75,10 @@ class AcceleratedFlow {
   readonly #simulation: Simulation;
   readonly #recorder: TraceRecorder;
   readonly #kernel: FlowKernel;
+  readonly #programs: ProgramSteps;
   readonly #legs: TraceLeg[] = [];
   readonly #open: OpenLeg[] = [];
   readonly #reached = new Set<string>();
-  #instructions = 0;
   #hooks = 0;
   #traversals = 0;
 
@@ -94,6 +86,7 @@ class AcceleratedFlow {
     this.#simulation = simulation;
     this.#recorder = recorder;
     this.#kernel = kernel;
+    this.#programs = new ProgramSteps(recorder, kernel);
   }
 
   run(flow: Flow): FlowResult {
@@ -105,7 +98,7 @@ class AcceleratedFlow {
       legs: this.#legs,
       outcome,
       connections: this.#open.map(({ client, server }) => ({ client, server })),
-      bpfInstructions: this.#instructions,
+      bpfInstructions: this.#programs.instructions,
       hooksPerMessage: this.#hooks,
       stackTraversals: this.#traversals,
     };
@@ -190,14 +183,14 @@ class AcceleratedFlow {
     const client = made.socket;
     this.#recorder.enter(leg, 'socket');
     const asked = socketState(client.local, destination);
-    this.#programSteps(client, description, made.runs, asked, asked, () => ({ kind: 'continue' }));
+    this.#programs.add(client, description, made.runs, asked, asked, () => ({ kind: 'continue' }));
     this.#socketStep(client, description, asked, { kind: 'continue' }, `${description} (uid ${request.owner.uid}) opens a socket and connects to ${writeEndpoint(destination)}.`);
     this.#recorder.enter(leg, 'connect');
     const connected = sockets.connect(client, destination);
     if (connected.runs.length === 0) {
       this.#socketStep(client, description, asked, { kind: 'continue' }, `No program is attached to the cgroup of ${description}: the connection takes the way of the rules.`);
     }
-    this.#programSteps(client, description, connected.runs, asked, socketState(client.local, connected.destination), (event) =>
+    this.#programs.add(client, description, connected.runs, asked, socketState(client.local, connected.destination), (event) =>
       sameEndpoint(destination, connected.destination) ? { kind: 'continue' } : { kind: 'rewrite', target: event === null ? 'connect(2)' : writeEndpoint(connected.destination) },
     );
     const opened = openConnection(this.#simulation, this.#recorder, {
@@ -212,7 +205,7 @@ class AcceleratedFlow {
       beforeSyn: (local, remote) => {
         const runs = sockets.sendSyn(client, local, remote);
         const state = socketState(local, remote);
-        this.#programSteps(client, description, runs, state, state, (_event, run) => {
+        this.#programs.add(client, description, runs, state, state, (_event, run) => {
           const [map] = changedMaps(run.run);
           return map === undefined ? { kind: 'continue' } : { kind: 'note', target: `map ${map}` };
         });
@@ -233,7 +226,7 @@ class AcceleratedFlow {
     const enrols = (event: DecisionEvent | null): Decision =>
       event?.reason === 'enrolled_active' || event?.reason === 'enrolled_passive' ? { kind: 'enrol' } : { kind: 'continue' };
     this.#recorder.enter(leg, 'accept');
-    this.#programSteps(client, description, sockets.establishActive(client), clientState, clientState, enrols);
+    this.#programs.add(client, description, sockets.establishActive(client), clientState, clientState, enrols);
     const cgroup = listener.owner?.cgroup ?? null;
     const server = sockets.acceptSocket({
       namespace: opened.serverNamespace.id,
@@ -242,18 +235,18 @@ class AcceleratedFlow {
       family: listener.dualStack ? 10 : 2,
       local: null,
     });
-    this.#programSteps(server, serverEnd.description, sockets.establishPassive(server, serverEnd.address, peerSeenByServer, client), serverState, serverState, enrols);
+    this.#programs.add(server, serverEnd.description, sockets.establishPassive(server, serverEnd.address, peerSeenByServer, client), serverState, serverState, enrols);
     this.#recorder.enter(leg, 'query');
     const original = sockets.askOriginalDestination(server, opened.originalDestination);
     const answers = (answer: Endpoint | null): Decision => (answer === null ? { kind: 'refuse', errno: 'ENOENT' } : { kind: 'answer', endpoint: answer });
     const answersByProgram = (answer: Endpoint | null) => (_event: DecisionEvent | null, { run }: HookRun): Decision => (run.contextWrite === null ? { kind: 'continue' } : answers(answer));
-    this.#programSteps(server, serverEnd.description, original.runs, serverState, serverState, answersByProgram(original.answer));
+    this.#programs.add(server, serverEnd.description, original.runs, serverState, serverState, answersByProgram(original.answer));
     if (original.runs.every(({ run }) => run.contextWrite === null)) {
       const told = original.answer === null ? 'nothing (ENOENT): neither conntrack nor a program knows the connection' : writeEndpoint(original.answer);
       this.#socketStep(server, serverEnd.description, serverState, answers(original.answer), `SO_ORIGINAL_DST would tell ${serverEnd.description} ${told}.`);
     }
     const peer = sockets.askPeerName(client);
-    this.#programSteps(client, description, peer.runs, clientState, clientState, answersByProgram(peer.answer));
+    this.#programs.add(client, description, peer.runs, clientState, clientState, answersByProgram(peer.answer));
     const seen = sameEndpoint(peer.answer, destination) ? 'the address that it asked for' : 'not the address that it asked for';
     this.#socketStep(client, description, clientState, { kind: 'answer', endpoint: peer.answer }, `getpeername tells ${description} ${writeEndpoint(peer.answer)}, ${seen}.`);
     const open: OpenLeg = { opened, requested: destination, client, server, originalDestination: original.answer, peerSeenByClient: peer.answer };
@@ -284,7 +277,7 @@ class AcceleratedFlow {
     const state = socketState(client.local, client.remote);
     const server = opened.server.description;
     this.#recorder.enter(index, 'data');
-    this.#programSteps(client, opened.client.description, sent.runs, state, state, () => (sent.redirect === null ? { kind: 'continue' } : { kind: 'redirect', socket: server }));
+    this.#programs.add(client, opened.client.description, sent.runs, state, state, () => (sent.redirect === null ? { kind: 'continue' } : { kind: 'redirect', socket: server }));
     if (sent.redirect === null) {
       this.#hooks += opened.hooksPerMessage;
       this.#traversals += 1;
@@ -299,44 +292,6 @@ class AcceleratedFlow {
     }
   }
 
-  /** Adds a step for each program that ran, with what it decided by its own event. */
-  #programSteps(socket: KernelSocket, description: string, runs: readonly HookRun[], before: PacketState, after: PacketState, decide: (event: DecisionEvent | null, run: HookRun) => Decision): void {
-    for (const hookRun of runs) {
-      const { attachment, run } = hookRun;
-      const datapath = this.#kernel.datapaths.find((candidate) => candidate.loaded === attachment.loaded);
-      const events = datapath?.drainEvents() ?? [];
-      for (const event of events) {
-        this.#kernel.report(event);
-      }
-      const event = events.at(-1) ?? null;
-      const { outcome, program } = run;
-      this.#instructions += outcome.instructions;
-      const isFault = outcome.kind === 'fault';
-      const source: SourceLine | null = decidingLine(run);
-      const changed = !sameEndpoint(before.destination, after.destination) || !sameEndpoint(before.source, after.source);
-      this.#recorder.add({
-        place: {
-          kind: 'program',
-          namespace: socket.namespace,
-          cgroup: attachment.target.kind === 'cgroup' ? attachment.target.path : null,
-          attachType: program.attachType ?? program.type,
-          program: program.name,
-          source,
-          instructions: outcome.instructions,
-        },
-        before,
-        after: isFault ? before : after,
-        conditions: describeCalls(run, attachment.loaded.object.btf),
-        decision: isFault ? { kind: 'unknown', dependsOn: `what ${program.name} does after ${outcome.fault.kind}` } : decide(event, hookRun),
-        reason: isFault
-          ? `${program.name} would be refused by the kernel's verifier: ${outcome.fault.message} (instruction ${outcome.fault.instruction}).`
-          : event === null
-            ? `${program.name} runs for ${description} and ${silentEffect(run, changed)}.`
-            : DECISION_TEXTS[event.reason],
-      });
-    }
-  }
-
   #socketStep(socket: KernelSocket, description: string, state: PacketState, decision: Decision, reason: string): number {
     return this.#recorder.add({ place: { kind: 'socket', namespace: socket.namespace, description }, before: state, after: state, decision, reason });
   }
@@ -344,19 +299,6 @@ class AcceleratedFlow {
   #cgroupId(path: CgroupPath | null): bigint {
     return BigInt(this.#simulation.world.snapshot.cgroups.find((cgroup) => cgroup.path === path)?.id ?? 0);
   }
-}
-
-/** What a program did that it sent no event about. */
-function silentEffect(run: HookRun['run'], changed: boolean): string {
-  const maps = changedMaps(run);
-  if (maps.length > 0) {
-    return `writes to ${maps.map((map) => `the map ${map}`).join(' and ')}`;
-  }
-  return changed ? 'changes the address' : 'leaves the connection as it is';
-}
-
-function socketState(source: Endpoint, destination: Endpoint): PacketState {
-  return { source, destination, inInterface: null, outInterface: null, mark: 0, connection: null };
 }
 
 function failedOutcome(failed: FailedConnection): TraceOutcome {

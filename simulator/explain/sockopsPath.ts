@@ -11,6 +11,7 @@ import type { World } from '../world/world.ts';
 import { runAcceleratedFlow } from './acceleratedFlow.ts';
 import { enrolledPods } from './acceleratedPods.ts';
 import { checkFlow } from './flowSource.ts';
+import type { FlowKernel } from './programSteps.ts';
 
 const NANOSECONDS_PER_STEP = 1_000n;
 
@@ -31,32 +32,11 @@ export function predictSockops(world: World, flow: Flow, object: Uint8Array): { 
   const events: DecisionEvent[] = [];
   const simulation = new Simulation(world);
   const recorder = new TraceRecorder();
-  let now = 0n;
-  const sockets = new SocketKernel(
-    surroundingsOf(world, {
-      bootNanoseconds: () => (now += NANOSECONDS_PER_STEP),
-      random: seededRandom(1),
-    }),
-  );
-  const { groups, assumptions } = enrolledPods(world.snapshot);
-  const parsed = readBpfObject(object);
-  const datapaths = groups.map(({ profile, pods }) => {
-    const datapath = new Datapath(parsed, profile, sockets, SIMULATED_CPUS);
-    for (const pod of pods) {
-      datapath.enrol(pod);
-    }
-    return datapath;
-  });
+  const { kernel, assumptions } = attachPrograms(world, object, (event) => events.push(event));
   for (const assumption of assumptions) {
     simulation.assumptions.add(assumption);
   }
-  for (const omission of world.snapshot.omissions) {
-    simulation.assumptions.add(`The snapshot lacks ${omission.what}: ${omission.reason}`);
-  }
-  const report = (event: DecisionEvent): void => {
-    events.push(event);
-  };
-  const result = runAcceleratedFlow(simulation, recorder, { sockets, datapaths, report }, flow);
+  const result = runAcceleratedFlow(simulation, recorder, kernel, flow);
   const trace: Trace = {
     origin: 'predicted',
     path: 'sockops',
@@ -76,4 +56,35 @@ export function predictSockops(world: World, flow: Flow, object: Uint8Array): { 
     assumptions: [...simulation.assumptions],
   };
   return { trace, events };
+}
+
+/** A kernel with the programs of `object` in it, and what is taken to be so. */
+export interface AttachedPrograms {
+  readonly kernel: FlowKernel;
+  readonly assumptions: readonly string[];
+}
+
+/**
+ * Loads the compiled programs once for each mesh of the world and attaches them to its pods: those of the snapshot's
+ * accelerations, or, where none is on, all pods with a known mesh. Throws BPF_OBJECT_INVALID where `object` is not Meshpath's.
+ */
+export function attachPrograms(world: World, object: Uint8Array, report: FlowKernel['report']): AttachedPrograms {
+  let now = 0n;
+  const sockets = new SocketKernel(
+    surroundingsOf(world, {
+      bootNanoseconds: () => (now += NANOSECONDS_PER_STEP),
+      random: seededRandom(1),
+    }),
+  );
+  const { groups, assumptions } = enrolledPods(world.snapshot);
+  const parsed = readBpfObject(object);
+  const datapaths = groups.map(({ profile, pods }) => {
+    const datapath = new Datapath(parsed, profile, sockets, SIMULATED_CPUS);
+    for (const pod of pods) {
+      datapath.enrol(pod);
+    }
+    return datapath;
+  });
+  const lacks = world.snapshot.omissions.map((omission) => `The snapshot lacks ${omission.what}: ${omission.reason}`);
+  return { kernel: { sockets, datapaths, report }, assumptions: [...assumptions, ...lacks] };
 }

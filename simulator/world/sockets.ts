@@ -1,4 +1,5 @@
 import { toPortNumber, toUint64Text } from '../../agent/protocol/scalars.ts';
+import type { Endpoint } from '../../agent/protocol/scalars.ts';
 import type { SocketInfo } from '../../agent/protocol/snapshot.ts';
 import type { Address } from '../netfilter/address.ts';
 import { Address as AddressOf } from '../netfilter/address.ts';
@@ -118,6 +119,11 @@ export class SocketTable {
 /** Names a socket's owner for people: `envoy in pod-a`. The names are untrusted text. */
 export function describeOwner(namespace: WorldNamespace, socket: Pick<SocketInfo, 'owner' | 'uid'>): string {
   return `${socket.owner?.command ?? `user ${socket.uid}`} in ${namespace.title}`;
+}
+
+/** Finds the UDP socket of the snapshot that a datagram to `destination` from somebody unknown reaches in a namespace. */
+export function findDatagramSocket(namespace: WorldNamespace, destination: Endpoint): SocketInfo | undefined {
+  return SocketTable.of(namespace).listener(PROTOCOL.udp, socketAddress(destination));
 }
 
 /** A socket of the snapshot as the sender of packets. */

@@ -1,11 +1,7 @@
 import assert from 'node:assert/strict';
-import { createInterface } from 'node:readline';
-import { text } from 'node:stream/consumers';
 import { suite, test } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import type { Lab } from '../../agent/lab/lab.ts';
-import { APPLICATION_IDENTITY, SIDECAR_IDENTITY } from '../../agent/lab/pod.ts';
-import type { LabPod } from '../../agent/lab/pod.ts';
+import { SIDECAR_IDENTITY } from '../../agent/lab/pod.ts';
 import type { ProgramIdentity } from '../../agent/lab/programs/reports.ts';
 import type { DecisionReason, PodEnrolment, ProfileOverrides } from '../../agent/protocol/acceleration.ts';
 import { ISTIO_PROFILE } from '../../agent/protocol/acceleration.ts';
@@ -14,13 +10,12 @@ import { generateIstioSidecarRules, ISTIO_INJECTED } from '../../simulator/mesh/
 import { createLab } from '../lab/lab.ts';
 import { waitForNothingLeft } from '../lab/leftovers.ts';
 import { missingForKernel } from '../requirements.ts';
-import type { DatagramClientParams, DatagramEnd, DatagramResult, DatagramStep } from './datagramClient.ts';
+import type { DatagramEnd, DatagramResult, DatagramStep } from './datagramClient.ts';
+import { startDatagramClient, startDnsServer } from './datagramPrograms.ts';
+import type { DnsServer } from './datagramPrograms.ts';
 import { CONTEXT, observe } from './datapathConversation.ts';
 import type { Observed } from './datapathConversation.ts';
-import type { DnsQuestion, DnsServerParams } from './dnsServer.ts';
 
-const CLIENT = fileURLToPath(new URL('datagramClient.ts', import.meta.url));
-const DNS_SERVER = fileURLToPath(new URL('dnsServer.ts', import.meta.url));
 const ROOT_IDENTITY: ProgramIdentity = { uid: 0, gid: 0 };
 /** Resolvers in the last pod, which is not accelerated. */
 const RESOLVERS = ['10.77.0.53', '10.77.0.54', '10.77.0.55'] as const;
@@ -31,61 +26,6 @@ const [FIRST_6, SECOND_6] = RESOLVERS_6;
 const FIRST_EPHEMERAL_PORT = 32_768;
 
 const at53 = (address: string): DatagramEnd => ({ address, port: 53 });
-
-/** A resolver that runs, with what it was asked. */
-interface DnsServer {
-  readonly questions: DnsQuestion[];
-}
-
-async function startDnsServer(pod: LabPod, params: DnsServerParams): Promise<DnsServer> {
-  const server = await pod.start([process.execPath, '--import', 'tsx', DNS_SERVER, JSON.stringify(params)], { identity: ROOT_IDENTITY });
-  const questions: DnsQuestion[] = [];
-  const complaint = text(server.stderr);
-  await new Promise<void>((resolve, reject) => {
-    createInterface({ input: server.stdout }).on('line', (line) => {
-      if (line === 'ready') {
-        resolve();
-      } else {
-        questions.push(JSON.parse(line) as DnsQuestion);
-      }
-    });
-    complaint.then((words) => {
-      reject(new Error(`a resolver ended: ${words}`));
-    }, reject);
-  });
-  return { questions };
-}
-
-interface RunningClient {
-  /** Resolves when it waits at a gate. */
-  readonly waiting: Promise<void>;
-  readonly results: Promise<DatagramResult[]>;
-}
-
-async function startClient(pod: LabPod, steps: readonly DatagramStep[], identity: ProgramIdentity = APPLICATION_IDENTITY): Promise<RunningClient> {
-  const params: DatagramClientParams = { identity, steps };
-  const client = await pod.start([process.execPath, '--import', 'tsx', CLIENT, JSON.stringify(params)], { identity: ROOT_IDENTITY });
-  const complaint = text(client.stderr);
-  const lines = createInterface({ input: client.stdout });
-  const waiting = new Promise<void>((resolve) => {
-    lines.on('line', (line) => {
-      if (line === 'waiting') {
-        resolve();
-      }
-    });
-  });
-  const results = new Promise<DatagramResult[]>((resolve, reject) => {
-    lines.on('line', (line) => {
-      if (line.startsWith('[')) {
-        resolve(JSON.parse(line) as DatagramResult[]);
-      }
-    });
-    complaint.then((words) => {
-      reject(new Error(`the client failed: ${words}`));
-    }, reject);
-  });
-  return { waiting: Promise.race([waiting, results.then(() => undefined)]), results };
-}
 
 /** Two pods with a sidecar that answers DNS each, and one with resolvers, in a lab. */
 class Stage {
@@ -148,7 +88,7 @@ class Stage {
   }
 
   async client(steps: readonly DatagramStep[], identity?: ProgramIdentity, pod = 0): Promise<DatagramResult[]> {
-    return (await startClient(this.lab.pod(pod), steps, identity)).results;
+    return (await startDatagramClient(this.lab.pod(pod), steps, identity)).results;
   }
 }
 
