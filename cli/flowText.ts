@@ -19,13 +19,12 @@ export function formatFlowExplanation(text: string, explanation: FlowExplanation
   const before = steps.filter(({ packet }) => packet === undefined);
   const packets = journeys.flatMap((journey, index) => {
     const own = steps.filter(({ packet }) => packet === journey.packet);
-    const isShown = options.all || index === 0;
-    return [
-      '',
-      `  ${style.bold(`Packet ${index + 1}`)}: ${escapeText(describePacket(journey, own[0]?.before))}${style.dim(journey.cause === null ? '' : ` (answers packet ${journey.cause + 1})`)}`,
-      ...(isShown ? formatSteps(own, { ...options, details: options.all, deciding: true }) : []),
-      `    ${escapeText(describeEnd(journey.end))}`,
-    ];
+    const title = `  ${style.bold(`Packet ${index + 1}`)}: ${escapeText(describePacket(journey, own[0]?.before))}`;
+    const isStuck = journey.end.kind !== 'delivered' && journey.end.kind !== 'left';
+    if (!options.all && index > 0 && !isStuck) {
+      return [...(index === 1 ? [''] : []), `${title}${style.dim(`  ${escapeText(describeEnd(journey.end))}`)}`];
+    }
+    return ['', title, ...formatSteps(own, { ...options, details: options.all, deciding: true }), `    ${escapeText(describeEnd(journey.end))}`];
   });
   return [
     `${style.bold(escapeText(text))}: ${formatOutcome(outcome, style)}`,

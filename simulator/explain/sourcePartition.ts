@@ -198,13 +198,18 @@ function mergeRanges(ranges: readonly SourceRange[]): readonly SourceRange[] {
   const merged: SourceRange[] = [];
   for (const range of ranges) {
     const last = merged.at(-1);
-    if (last?.result === range.result && last.reason === range.reason && sameRule(last.rule, range.rule)) {
+    if (last?.result === range.result && isSameReason(last, range) && sameRule(last.rule, range.rule)) {
       merged[merged.length - 1] = { ...last, last: range.last };
     } else {
       merged.push(range);
     }
   }
   return merged;
+}
+
+/** Reasons may name the one address that was tried. */
+function isSameReason(left: SourceRange, right: SourceRange): boolean {
+  return left.reason.replaceAll(`${left.first} `, '') === right.reason.replaceAll(`${right.first} `, '');
 }
 
 function sameRule(left: RulePlace | null, right: RulePlace | null): boolean {

@@ -15,9 +15,9 @@ const MAX_HITS = 65_535;
 const STATES = ['INVALID', 'NEW', 'RELATED', 'ESTABLISHED', 'UNTRACKED'] as const;
 const STATUSES = ['NONE', 'EXPECTED', 'SEEN_REPLY', 'ASSURED', 'CONFIRMED'] as const;
 
-/** Root is the one name that is the same on every machine. */
+/** Root is the one name that is the same on every machine. Ranges may have a colon too (extensions/libxt_owner.c). */
 const ids: ArgumentReader = fromText('a numeric id or a range such as 1000-1999', (text) => {
-  const [firstText = '', lastText, ...rest] = (text === 'root' ? '0' : text).split('-');
+  const [firstText = '', lastText, ...rest] = (text === 'root' ? '0' : text).split(/[-:]/);
   const first = parseNumber(firstText);
   const last = lastText === undefined ? first : parseNumber(lastText);
   if (first === undefined || last === undefined || rest.length > 0 || first > last) {

@@ -30,7 +30,7 @@ const DEFAULT_PROXY_UID = 1337;
  * itself. Somebody listens where the flows go to, and where rules redirect to.
  */
 export function deriveWorld(flows: readonly DerivedFlow[], ruleSets: readonly ParsedRuleSet[]): DerivedWorld {
-  const builder = new WorldBuilder();
+  const builder = new WorldBuilder(flows.flatMap(({ flow }) => [flow.destination.address, ...(flow.source.address === null ? [] : [flow.source.address])]));
   flows.forEach((flow) => {
     builder.add(flow);
   });
@@ -42,7 +42,13 @@ class WorldBuilder {
   readonly #addresses = new Map<string, Map<IpAddress, InterfaceAddress>>();
   readonly #defaults = new Map<'ipv4' | 'ipv6', string>();
   readonly #sockets = new Map<string, SocketInfo>();
+  /** Addresses that are somebody's already. */
+  readonly #named: readonly IpAddress[];
   #forwards = false;
+
+  constructor(named: readonly IpAddress[]) {
+    this.#named = named;
+  }
 
   add({ flow, outDevice }: DerivedFlow): void {
     if (flow.from.kind === 'arrival') {
@@ -86,15 +92,15 @@ class WorldBuilder {
     this.#defaultRoute(from, outDevice ?? device);
     if (outDevice !== null) {
       this.#forwards = true;
-      this.#own(device, neighbourOf(from, [from, destination.address]), from);
-      this.#own(outDevice, neighbourOf(destination.address, [from, destination.address]), destination.address);
+      this.#own(device, neighbourOf(from, this.#named), from);
+      this.#own(outDevice, neighbourOf(destination.address, this.#named), destination.address);
       return;
     }
     if (isUnicast(destination.address)) {
       this.#own(device, destination.address, destination.address);
     }
     if (!sharesNetwork(from, destination.address)) {
-      this.#own(device, neighbourOf(from, [from]), from);
+      this.#own(device, neighbourOf(from, this.#named), from);
     }
     this.#serve(protocol, destination.port);
   }
@@ -112,7 +118,7 @@ class WorldBuilder {
     if (from !== null && !isLoopback(from)) {
       this.#own(device, from, from);
     } else if (!isLoopback(to)) {
-      this.#own(device, neighbourOf(to, [to]), to);
+      this.#own(device, neighbourOf(to, this.#named), to);
     }
     this.#defaultRoute(to, device);
   }
