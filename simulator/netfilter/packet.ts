@@ -91,6 +91,8 @@ export class Packet<Connection extends ConnectionView = ConnectionView> {
   /** What TPROXY assigned: an opaque handle of a socket. */
   assigned: object | null = null;
   tracking: PacketTracking<Connection> | null = null;
+  /** Whether somebody wrote it and no socket did: its sequence numbers are then taken not to fit. */
+  isCrafted = false;
   /** Whether it is on its way over a bridge with br_netfilter. */
   isBridged = false;
   /** NOTRACK. */

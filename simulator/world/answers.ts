@@ -1,10 +1,9 @@
-import type { Hook } from '../../agent/protocol/trace.ts';
 import type { Address } from '../netfilter/address.ts';
 import { Packet, TCP_FLAG_BITS, isIcmpError } from '../netfilter/packet.ts';
 import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
 import type { WorldPacket } from './hooks.ts';
 import type { RouteDecision } from './routing.ts';
-import { findRoute, selectSource } from './routing.ts';
+import { findOutputRoute, selectSource } from './routing.ts';
 import { KERNEL_SOCKET } from './sockets.ts';
 import type { WorldNamespace } from './world.ts';
 import { readSysctl } from './world.ts';
@@ -38,13 +37,13 @@ const REJECT_ANSWERS: Readonly<Record<string, readonly [number, number]>> = {
  * Makes the answer of REJECT (net/ipv4/netfilter/nf_reject_ipv4.c, net/ipv6/netfilter/nf_reject_ipv6.c): null where the kernel
  * sends none (to a reset, to a later fragment, to multicast), undefined where the kind of answer is not known.
  */
-export function rejectAnswer(namespace: WorldNamespace, packet: WorldPacket, kind: string, hook: Hook): Answer | null | undefined {
+export function rejectAnswer(namespace: WorldNamespace, packet: WorldPacket, kind: string, isLocal: boolean): Answer | null | undefined {
   if (kind === 'tcp-reset') {
     return packet.protocol === PROTOCOL.tcp ? rejectReset(namespace, packet) : null;
   }
   const wrongFamily = kind === 'icmp-port-unreachable' && !packet.isIpv4 ? ICMP_ERRORS.portUnreachable.ipv6 : undefined;
   const answer = wrongFamily ?? (Object.hasOwn(REJECT_ANSWERS, kind) ? REJECT_ANSWERS[kind] : undefined);
-  return answer === undefined ? undefined : icmpError(namespace, packet, answer, hook === 'INPUT' ? packet.destination : null);
+  return answer === undefined ? undefined : icmpError(namespace, packet, answer, isLocal ? packet.destination : null);
 }
 
 /** nf_send_reset: a segment in the other direction, which carries the connection as RELATED. */
@@ -57,7 +56,7 @@ function rejectReset(namespace: WorldNamespace, packet: WorldPacket): Answer | n
   answer.mark = reflectedMark(namespace, packet);
   answer.tracking = relatedTracking(packet);
   answer.trackingDone = answer.tracking !== null;
-  return { packet: answer, route: findRoute(namespace, { destination: answer.destination, source: answer.source, mark: answer.mark, inInterface: 'lo' }) };
+  return { packet: answer, route: findOutputRoute(namespace, { destination: answer.destination, source: answer.source, mark: answer.mark, inInterface: 'lo' }, true) };
 }
 
 /** Makes the segment that TCP answers with for a socket that does not exist (net/ipv4/tcp_ipv4.c, tcp_v4_send_reset); null to a reset. */
@@ -66,26 +65,26 @@ export function tcpReset(namespace: WorldNamespace, packet: WorldPacket): Answer
 }
 
 /** Makes a segment in the other direction: of a socket, or with null of the kernel's own. */
-export function tcpAnswer(namespace: WorldNamespace, packet: WorldPacket, flags: number, owner: WorldPacket['socket']): Answer {
+export function tcpAnswer(namespace: WorldNamespace, packet: WorldPacket, flags: number, owner: WorldPacket['socket'], isTransparent = false): Answer | null {
   const answer = turnedRound(packet);
   answer.tcpFlags = flags;
   answer.tcpOptions = (flags & TCP_FLAG_BITS.SYN) === 0 ? [] : packet.tcpOptions;
   answer.mss = (flags & TCP_FLAG_BITS.SYN) === 0 ? null : packet.mss;
   answer.socket = owner ?? KERNEL_SOCKET;
   answer.mark = owner?.mark ?? reflectedMark(namespace, packet);
-  return withRoute(namespace, answer);
+  return withRoute(namespace, answer, isTransparent);
 }
 
 /** Makes the answer to an echo request (net/ipv4/icmp.c, icmp_reply; net/ipv6/icmp.c, icmpv6_echo_reply). */
-export function echoReply(namespace: WorldNamespace, packet: WorldPacket): Answer {
+export function echoReply(namespace: WorldNamespace, packet: WorldPacket): Answer | null {
   const answer = turnedRound(packet);
-  answer.icmpType = packet.isIpv4 ? 0 : 129;
+  answer.icmpType = packet.isIpv4 ? (packet.icmpType === 13 ? 14 : 0) : 129;
   answer.icmpId = packet.icmpId;
   answer.payload = packet.payload;
   answer.tos = packet.tos;
   answer.mark = reflectedMark(namespace, packet);
   answer.socket = KERNEL_SOCKET;
-  return withRoute(namespace, answer);
+  return withRoute(namespace, answer, false);
 }
 
 /**
@@ -98,7 +97,7 @@ export function icmpError(namespace: WorldNamespace, packet: WorldPacket, [type,
     return null;
   }
   const mark = reflectedMark(namespace, packet);
-  const route = findRoute(namespace, { destination: packet.source, source, mark, inInterface: 'lo' });
+  const route = findOutputRoute(namespace, { destination: packet.source, source, mark, inInterface: 'lo' }, false);
   const chosen = source ?? (route.kind === 'local' || route.kind === 'unicast' ? selectSource(namespace, route, packet.source) : null);
   if (chosen === null || route.kind === 'refuse') {
     return null;
@@ -141,6 +140,9 @@ function turnedRound(packet: WorldPacket): WorldPacket {
   return answer;
 }
 
-function withRoute(namespace: WorldNamespace, packet: WorldPacket): Answer {
-  return { packet, route: findRoute(namespace, { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: 'lo', outInterface: packet.socket?.device ?? null }) };
+/** Null where the kernel finds no way for such an answer: nobody is told. */
+function withRoute(namespace: WorldNamespace, packet: WorldPacket, anySource: boolean): Answer | null {
+  const query = { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: 'lo', outInterface: packet.socket?.device ?? null };
+  const route = findOutputRoute(namespace, query, anySource);
+  return route.kind === 'refuse' ? null : { packet, route };
 }

@@ -9,7 +9,7 @@ import { connectionPlace, confirmConnection, trackPacket } from './trackPacket.t
 import { translatePacket } from './translatePacket.ts';
 import type { NamespaceEnvironment } from './namespaceEnvironment.ts';
 import type { RouteDecision } from './routing.ts';
-import { findRoute, writeRoute } from './routing.ts';
+import { findOutputRoute, writeRoute } from './routing.ts';
 import type { NamespaceState, Simulation } from './simulation.ts';
 import type { TraceRecorder } from './traceRecorder.ts';
 import type { FamilyRules, WorldNamespace } from './world.ts';
@@ -22,7 +22,7 @@ export type WorldPacket = NetfilterPacket<Connection>;
 export type PacketVerdict =
   | { readonly kind: 'accept' }
   /** Nobody is told. */
-  | { readonly kind: 'drop'; readonly step: number | null; readonly reason: string }
+  | { readonly kind: 'drop'; readonly step: number | null; readonly reason: string; readonly errno?: string }
   /** A rule of REJECT: its sender is told by another packet. */
   | { readonly kind: 'reject'; readonly step: number | null; readonly reason: string; readonly with: string; readonly hook: Hook }
   | { readonly kind: 'unknown'; readonly step: number | null; readonly dependsOn: string };
@@ -166,7 +166,7 @@ function holdFragment(context: HookContext, hook: Hook, packet: WorldPacket): Pa
  */
 export function reroute(context: HookContext, packet: WorldPacket, why: string): PacketVerdict {
   const { namespace, recorder } = context;
-  const route = findRoute(namespace, { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: 'lo', outInterface: packet.socket?.device ?? null });
+  const route = findOutputRoute(namespace, { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: 'lo', outInterface: packet.socket?.device ?? null }, true);
   const before: PacketState | null = recorder === null ? null : packet.state();
   if (route.kind === 'refuse' || route.kind === 'unknown') {
     const reason = route.kind === 'refuse' ? route.reason : route.dependsOn;
@@ -177,7 +177,7 @@ export function reroute(context: HookContext, packet: WorldPacket, why: string):
             place: { kind: 'routing', namespace: namespace.id, table: null, route: null }, before, after: before,
             decision: route.kind === 'refuse' ? { kind: 'verdict', verdict: 'DROP' } : { kind: 'unknown', dependsOn: reason }, reason: `The way is looked up again because ${why}: ${reason}.`,
           });
-    return route.kind === 'refuse' ? { kind: 'drop', step, reason } : { kind: 'unknown', step, dependsOn: reason };
+    return route.kind === 'refuse' ? { kind: 'drop', step, reason, errno: route.errno } : { kind: 'unknown', step, dependsOn: reason };
   }
   context.route = route;
   if (recorder !== null && before !== null) {

@@ -49,7 +49,7 @@ function deliverTcp(context: HookContext, packet: WorldPacket): Delivery {
   const flags = packet.tcpFlags;
   if (found === undefined) {
     const reset = tcpReset(context.namespace, packet);
-    return { taker: null, reason: `nothing listens on ${writeEndpoint(endpointsOf(tupleOf(packet)).destination)} in ${context.namespace.title}`, answers: reset === null ? [] : [reset] };
+    return { taker: null, reason: `nothing listens on ${writeEndpoint(endpointsOf(tupleOf(packet)).destination)} in ${context.namespace.title}`, answers: listed(reset) };
   }
   if (found.kind === 'open') {
     return deliverToConnection(context, packet, found.socket);
@@ -59,14 +59,14 @@ function deliverTcp(context: HookContext, packet: WorldPacket): Delivery {
   }
   if ((flags & ACK) !== 0) {
     const reset = tcpReset(context.namespace, packet);
-    return { taker: { kind: 'socket', found }, reason: 'The listening socket knows no connection of this segment: the kernel answers RST.', answers: reset === null ? [] : [reset] };
+    return { taker: { kind: 'socket', found }, reason: 'The listening socket knows no connection of this segment: the kernel answers RST.', answers: listed(reset) };
   }
   const owner = ownerOf(found.info);
   const { local, remote } = endsOf(packet);
   context.state.sockets.put({
     protocol: PROTOCOL.tcp, local, remote, state: 'synReceived', owner, isTransparent: found.info.transparent ?? null, error: null, info: openedInfo('tcp', owner, local, remote), opened: true,
   });
-  return { taker: { kind: 'socket', found }, reason: `${describeOwner(context.namespace, found.info)} listens on ${writeEndpoint(found.info.local)} and takes the connection from ${writeEndpoint(endpointsOf(tupleOf(packet)).source)}.`, answers: [tcpAnswer(context.namespace, packet, SYN | ACK, owner)] };
+  return { taker: { kind: 'socket', found }, reason: `${describeOwner(context.namespace, found.info)} listens on ${writeEndpoint(found.info.local)} and takes the connection from ${writeEndpoint(endpointsOf(tupleOf(packet)).source)}.`, answers: listed(tcpAnswer(context.namespace, packet, SYN | ACK, owner, found.info.transparent === true)) };
 }
 
 /** A segment of a connection that exists here (net/ipv4/tcp_input.c, tcp_rcv_state_process): sequence numbers are taken to fit. */
@@ -77,7 +77,7 @@ function deliverToConnection(context: HookContext, packet: WorldPacket, socket: 
   const move = (state: OpenSocket['state'], error: string | null = null): void => {
     sockets.put({ ...socket, state, error });
   };
-  const answer = (bits: number, reason: string): Delivery => ({ taker, reason, answers: [tcpAnswer(context.namespace, packet, bits, socket.owner)] });
+  const answer = (bits: number, reason: string): Delivery => ({ taker, reason, answers: listed(tcpAnswer(context.namespace, packet, bits, socket.owner, socket.isTransparent === true)) });
   const quiet = (reason: string): Delivery => ({ taker, reason, answers: [] });
   if ((flags & RST) !== 0) {
     if (socket.state === 'synSent' && (flags & ACK) === 0) {
@@ -88,9 +88,9 @@ function deliverToConnection(context: HookContext, packet: WorldPacket, socket: 
   }
   switch (socket.state) {
     case 'synSent':
-      if ((flags & SYN) === 0) {
+      if ((flags & SYN) === 0 || packet.isCrafted) {
         const reset = tcpReset(context.namespace, packet);
-        return { taker, reason: 'The segment does not answer the SYN: the kernel answers RST.', answers: reset === null ? [] : [reset] };
+        return { taker, reason: 'The segment does not answer the SYN: the kernel answers RST.', answers: listed(reset) };
       }
       if ((flags & ACK) === 0) {
         move('synReceived');
@@ -99,6 +99,9 @@ function deliverToConnection(context: HookContext, packet: WorldPacket, socket: 
       move('established');
       return answer(ACK, 'The connection is established: the socket answers ACK.');
     case 'synReceived':
+      if (packet.isCrafted && (flags & SYN) === 0) {
+        return { taker, reason: 'The segment acknowledges what was not sent: the kernel answers RST.', answers: listed(tcpReset(context.namespace, packet)) };
+      }
       if ((flags & SYN) !== 0) {
         return answer(SYN | ACK, 'The SYN came again: the socket answers SYN-ACK again.');
       }
@@ -109,7 +112,7 @@ function deliverToConnection(context: HookContext, packet: WorldPacket, socket: 
       return packet.payload > 0 || (flags & FIN) !== 0 ? answer(ACK, 'The connection is established, and what came is acknowledged.') : quiet('The connection is established.');
     case 'closed': {
       const reset = tcpReset(context.namespace, packet);
-      return { taker: null, reason: 'the connection is closed', answers: reset === null ? [] : [reset] };
+      return { taker: null, reason: 'the connection is closed', answers: listed(reset) };
     }
     default:
       return deliverToEstablished(packet, socket, { move, answer, quiet, close: () => sockets.remove(socket) });
@@ -154,9 +157,9 @@ function deliverIcmp(context: HookContext, packet: WorldPacket): Delivery {
   const { namespace, state } = context;
   const kernel = (reason: string, answers: readonly Answer[] = []): Delivery => ({ taker: { kind: 'kernel' }, reason, answers });
   const [request, reply] = packet.isIpv4 ? [8, 0] : [128, 129];
-  if (packet.icmpType === request) {
+  if (packet.icmpType === request || (packet.isIpv4 && packet.icmpType === 13)) {
     const ignored = readSysctl(namespace, packet.isIpv4 ? 'net.ipv4.icmp_echo_ignore_all' : 'net.ipv6.icmp.echo_ignore_all') === 1 || (isMany(packet.destination) && packet.isIpv4);
-    return ignored ? kernel('The kernel ignores this echo request.') : kernel('The kernel answers the echo request.', [echoReply(namespace, packet)]);
+    return ignored ? kernel('The kernel ignores this echo request.') : kernel('The kernel answers the echo request.', listed(echoReply(namespace, packet)));
   }
   if (packet.icmpType === reply) {
     const socket = state.sockets.connected(packet.protocol, { address: packet.destination, port: packet.icmpId }, { address: packet.source, port: 0 });
@@ -180,6 +183,10 @@ function deliverIcmp(context: HookContext, packet: WorldPacket): Delivery {
   return { taker: { kind: 'socket', found: { kind: 'open', socket } }, reason: `The socket is told ${errno ?? 'of the error'}.`, answers: [] };
 }
 
+function listed(answer: Answer | null): readonly Answer[] {
+  return answer === null ? [] : [answer];
+}
+
 /** What a socket is told for an ICMP error (net/ipv4/icmp.c, icmp_err_convert; net/ipv6/icmp.c, icmpv6_err_convert); null for what is no failure yet. */
 function errnoOf(packet: WorldPacket): string | null {
   const { icmpType: type, icmpCode: code } = packet;
@@ -197,7 +204,7 @@ function errnoOf(packet: WorldPacket): string | null {
 
 function unclaimed(context: HookContext, packet: WorldPacket, error: Readonly<Record<'ipv4' | 'ipv6', readonly [number, number]>>, reason: string): Delivery {
   const answer = icmpError(context.namespace, packet, error[packet.isIpv4 ? 'ipv4' : 'ipv6'], packet.destination);
-  return { taker: null, reason, answers: answer === null ? [] : [answer] };
+  return { taker: null, reason, answers: listed(answer) };
 }
 
 /** The socket of a packet: what TPROXY assigned, else the connection, else who listens. */

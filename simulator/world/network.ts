@@ -10,7 +10,7 @@ import type { WorldPacket } from './hooks.ts';
 import type { ConnectOptions, Journey, Sender } from './journey.ts';
 import type { Emission, WayResult } from './packetWay.ts';
 import { PacketWay } from './packetWay.ts';
-import { findRoute, selectSource } from './routing.ts';
+import { findOutputRoute, findRoute, selectSource } from './routing.ts';
 import type { Simulation } from './simulation.ts';
 import type { OpenSocket } from './sockets.ts';
 import { openedInfo } from './sockets.ts';
@@ -37,6 +37,7 @@ export function arrive(simulation: Simulation, recorder: Recorder, namespaceId: 
     throw inputError(`${namespace.title} has no device '${device}'.`, `It has ${[...namespace.linksByName.keys()].join(', ') || 'none'}.`, 'Name one of its devices.');
   }
   const flying: WorldPacket = packetOf(packet);
+  flying.isCrafted = true;
   return follow(simulation, recorder, flying, (way) => way.arrive(namespace, link));
 }
 
@@ -46,6 +47,7 @@ export function send(simulation: Simulation, recorder: Recorder, sender: Sender,
   const flying: WorldPacket = packetOf(packet);
   flying.socket = socketOf(sender);
   flying.mark = sender.mark ?? 0;
+  flying.isCrafted = true;
   return sendFrom(simulation, recorder, namespace, flying);
 }
 
@@ -152,7 +154,8 @@ export function socketOf(sender: Sender): PacketSocket | null {
 
 /** Sends a packet by the way that its headers lead, with everything that follows. */
 export function sendFrom(simulation: Simulation, recorder: Recorder, namespace: WorldNamespace, packet: WorldPacket): readonly Journey[] {
-  const route = findRoute(namespace, { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: 'lo', outInterface: packet.socket?.device ?? null });
+  const query = { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: 'lo', outInterface: packet.socket?.device ?? null };
+  const route = findOutputRoute(namespace, query, packet.isCrafted);
   return follow(simulation, recorder, packet, (way) => way.send(namespace, route));
 }
 
@@ -203,6 +206,10 @@ function bindSocket(simulation: Simulation, protocol: number, options: ConnectOp
   const source = given ?? selectSource(namespace, route, destination);
   if (source === null) {
     return fail('EADDRNOTAVAIL', 'there is no source address to take');
+  }
+  const bound = findOutputRoute(namespace, { destination, source, mark: options.sender.mark ?? 0, inInterface: 'lo', outInterface: options.sender.device ?? null }, false);
+  if (bound.kind === 'refuse') {
+    return fail(bound.errno, bound.reason);
   }
   const local = { address: source, port: options.port ?? simulation.takeEphemeralPort(namespace) };
   const remote = { address: destination, port: options.destination.port };

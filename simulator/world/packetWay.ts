@@ -98,11 +98,11 @@ export class PacketWay {
     const namespace = context.namespace.id;
     switch (verdict.kind) {
       case 'drop':
-        return { kind: 'dropped', namespace, reason: verdict.reason, step: verdict.step };
+        return { kind: 'dropped', namespace, reason: verdict.reason, step: verdict.step, ...(verdict.errno === undefined ? {} : { errno: verdict.errno }) };
       case 'unknown':
         return { kind: 'unknown', dependsOn: verdict.dependsOn, step: verdict.step };
       case 'reject': {
-        const answer = rejectAnswer(context.namespace, this.#packet, verdict.with, verdict.hook);
+        const answer = rejectAnswer(context.namespace, this.#packet, verdict.with, verdict.hook === 'INPUT' || context.route?.kind === 'local');
         if (answer === undefined) {
           return { kind: 'unknown', dependsOn: `the answer of REJECT ${verdict.with}`, step: verdict.step };
         }

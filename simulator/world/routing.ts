@@ -3,7 +3,7 @@ import type { InterfaceAddress, Route } from '../../agent/protocol/snapshot.ts';
 import { Address, prefixTest } from '../netfilter/address.ts';
 import type { CompiledRoutingRule } from './routingTables.ts';
 import type { FamilyRules, WorldNamespace } from './world.ts';
-import { findLink } from './world.ts';
+import { findLink, readSysctl } from './world.ts';
 
 /** What is looked up. A null source is the wildcard of a socket that is not bound. */
 export interface RouteQuery {
@@ -62,6 +62,27 @@ export function findRoute(namespace: WorldNamespace, query: RouteQuery): RouteDe
   return { kind: 'refuse', errno: 'ENETUNREACH', reason: `there is no route to ${query.destination.text}`, table: null };
 }
 
+/**
+ * Looks up the way of what is sent from here (net/ipv4/route.c, ip_route_output_key_hash_rcu and __mkroute_output): of IPv4, a
+ * source must be an address of the namespace, unless the socket is transparent or writes its own headers (`anySource`), and
+ * 127.0.0.0/8 does not leave by another device than lo without route_localnet.
+ */
+export function findOutputRoute(namespace: WorldNamespace, query: RouteQuery, anySource: boolean): RouteDecision {
+  const { source } = query;
+  if (source?.isIpv4 !== true || source.w0 === 0) {
+    return findRoute(namespace, query);
+  }
+  if (!anySource && addressType(namespace, source, null) !== 'LOCAL') {
+    return { kind: 'refuse', errno: 'EINVAL', reason: `${source.text} is no address of ${namespace.title}`, table: null };
+  }
+  const route = findRoute(namespace, query);
+  if (source.w0 >>> 24 !== 127 || route.kind !== 'unicast' || findLink(namespace, route.device)?.kind === 'loopback') {
+    return route;
+  }
+  const allowed = ['all', route.device].some((name) => readSysctl(namespace, `net.ipv4.conf.${name}.route_localnet`) === 1);
+  return allowed ? route : { kind: 'refuse', errno: 'EINVAL', reason: `${source.text} must not leave by ${route.device} (net.ipv4.conf.${route.device}.route_localnet is off)`, table: null };
+}
+
 /** Like findRoute, for addresses as text. */
 export function lookUpRoute(namespace: WorldNamespace, query: { readonly destination: IpAddress; readonly source: IpAddress | null; readonly mark: number; readonly inInterface: string }): RouteDecision {
   return findRoute(namespace, { ...query, destination: Address.of(query.destination), source: query.source === null ? null : Address.of(query.source) });
@@ -77,7 +98,7 @@ export function selectSource(namespace: WorldNamespace, decision: Extract<RouteD
     return Address.of(preferredSource);
   }
   if (decision.kind === 'local') {
-    return destination;
+    return destination.isIpv4 || namespace.ownAddresses.has(destination.text) ? destination : selectDeviceAddress(namespace, decision.route.device ?? 'lo', destination);
   }
   return selectDeviceAddress(namespace, decision.device, decision.kind === 'unicast' && destination.isIpv4 ? decision.nextHop : destination);
 }
