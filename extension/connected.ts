@@ -4,6 +4,7 @@ import { connectInProcess } from '../agent/protocol/node.ts';
 import type { Snapshot } from '../agent/protocol/snapshot.ts';
 import type { Explanation, Flow } from '../agent/protocol/trace.ts';
 import { explain } from '../simulator/explain/explain.ts';
+import { generateInjectedRules } from '../simulator/mesh/injectedRules.ts';
 import { createSimulatedNode } from '../simulator/node.ts';
 import { createNodeSession, type NodeSession, type NodeTarget } from './node/nodeSession.ts';
 import type { HostKeyTrustStore } from './ssh/hostKeyPolicy.ts';
@@ -49,4 +50,9 @@ export async function explainFlow(extensionFolder: string, snapshot: Snapshot, f
 /** Gives the names in the user's ssh configuration. */
 export function listHosts(): Promise<readonly string[]> {
   return listConfiguredHosts();
+}
+
+/** Gives the IPv4 rules that a mesh's injector gives a pod; null for a mesh that is not known. */
+export function generateRules(mesh: string): string | null {
+  return generateInjectedRules(mesh)?.ipv4 ?? null;
 }

@@ -10,7 +10,7 @@ import type { Services } from './commands/services.ts';
 import { SETTING_DEFAULTS, type Settings } from './contributions.ts';
 import type { NodeTarget } from './node/nodeSession.ts';
 import { createContextKeys, type ContextKeyStore } from './views/contextKeys.ts';
-import { createDoctorDocuments } from './views/doctorDocuments.ts';
+import { createReportDocuments } from './views/reportDocuments.ts';
 import { spellEvent } from './views/eventText.ts';
 import { spellState } from './views/stateText.ts';
 import { createHostKeyStore } from './views/hostKeyStore.ts';
@@ -119,13 +119,17 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
     maps,
     explanations,
     connections,
-    doctorDocuments: createDoctorDocuments(),
+    reportDocuments: createReportDocuments(),
     trustStore,
     log,
     events,
     listConfiguredHosts: async () => {
       const { listHosts } = await import('./connected.ts');
       return listHosts();
+    },
+    generateRules: async (mesh) => {
+      const { generateRules } = await import('./connected.ts');
+      return generateRules(mesh);
     },
     connect,
   };
@@ -143,7 +147,7 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
   context.subscriptions.push(
     log,
     events,
-    services.doctorDocuments,
+    services.reportDocuments,
     view,
     maps,
     explanations,

@@ -24,6 +24,8 @@ function identifierOf(subject: RowSubject): string | undefined {
       return subject.path;
     case 'acceleration':
       return subject.cgroup;
+    case 'lab':
+      return subject.name;
     case 'node':
     case 'more':
     case 'text':

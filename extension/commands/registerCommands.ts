@@ -1,5 +1,6 @@
 import * as vscode from 'vscode';
 import { COMMANDS, type CommandId } from '../contributions.ts';
+import { bringLabUp } from './bringLabUp.ts';
 import { connectToNode } from './connectToNode.ts';
 import { connectToSimulatedNode } from './connectToSimulatedNode.ts';
 import { connectToThisMachine } from './connectToThisMachine.ts';
@@ -14,12 +15,14 @@ import { refreshNodes } from './refreshNodes.ts';
 import { removeNode } from './removeNode.ts';
 import { reportError } from './reportError.ts';
 import { runDoctor } from './runDoctor.ts';
+import { runTrafficInLab } from './runTrafficInLab.ts';
 import { saveSnapshot } from './saveSnapshot.ts';
 import type { CommandHandler, Services } from './services.ts';
 import { showConnections } from './showConnections.ts';
 import { showEvents } from './showEvents.ts';
 import { showLog } from './showLog.ts';
 import { showMoreRows } from './showMoreRows.ts';
+import { takeLabDown } from './takeLabDown.ts';
 import { turnAccelerationOff } from './turnAccelerationOff.ts';
 import { turnAccelerationOn } from './turnAccelerationOn.ts';
 
@@ -36,6 +39,9 @@ const HANDLERS: Readonly<Record<CommandId, CommandHandler>> = {
   [COMMANDS.showConnections]: showConnections,
   [COMMANDS.turnAccelerationOn]: turnAccelerationOn,
   [COMMANDS.turnAccelerationOff]: turnAccelerationOff,
+  [COMMANDS.bringLabUp]: bringLabUp,
+  [COMMANDS.runTrafficInLab]: runTrafficInLab,
+  [COMMANDS.takeLabDown]: takeLabDown,
   [COMMANDS.showEvents]: showEvents,
   [COMMANDS.runDoctor]: runDoctor,
   [COMMANDS.showLog]: showLog,

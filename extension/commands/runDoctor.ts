@@ -1,3 +1,4 @@
+import { writeDoctorDocument } from '../views/doctorDocument.ts';
 import { chooseReadyNode } from './choose.ts';
 import { withCancellableProgress } from './progress.ts';
 import type { Services } from './services.ts';
@@ -11,5 +12,5 @@ export async function runDoctor(services: Services, argument: unknown): Promise<
   const { label } = chosen.known.session;
   const report = await withCancellableProgress(`Examining ${label}`, (signal) => chosen.node.call('runDoctor', {}, { signal }));
   services.log.info(`${label}: the doctor says ${report.verdict}: ${report.summary}`);
-  await services.doctorDocuments.show(chosen.known.key, label, report);
+  await services.reportDocuments.show(chosen.known.key, `Doctor of ${label}`, writeDoctorDocument(label, report));
 }

@@ -8,7 +8,7 @@ import type { NodesView } from '../views/nodesView.ts';
 import type { ConnectionPanels } from '../webviews/host/connectionPanels.ts';
 import type { ExplainPanels } from '../webviews/host/explainPanels.ts';
 import type { MapPanels } from '../webviews/host/mapPanels.ts';
-import type { DoctorDocuments } from '../views/doctorDocuments.ts';
+import type { ReportDocuments } from '../views/reportDocuments.ts';
 
 /** What commands work with; made once in extension.ts. */
 export interface Services {
@@ -20,12 +20,14 @@ export interface Services {
   readonly maps: MapPanels;
   readonly explanations: ExplainPanels;
   readonly connections: ConnectionPanels;
-  readonly doctorDocuments: DoctorDocuments;
+  readonly reportDocuments: ReportDocuments;
   readonly trustStore: HostKeyTrustStore;
   readonly log: vscode.LogOutputChannel;
   readonly events: vscode.OutputChannel;
   /** Names in the user's ssh configuration. */
   readonly listConfiguredHosts: () => Promise<readonly string[]>;
+  /** Gives the iptables rules that a mesh's injector gives a pod, in the form of iptables-restore. */
+  readonly generateRules: (mesh: string) => Promise<string | null>;
   /** Connects a node with progress that can be cancelled. */
   readonly connect: (node: KnownNode) => Promise<Node>;
 }

@@ -1,4 +1,5 @@
 import type { DoctorCheck, DoctorReport } from '../../agent/protocol/doctor.ts';
+import { escapeMarkdown } from './markdown.ts';
 
 const VERDICTS: Readonly<Record<DoctorReport['verdict'], string>> = {
   safe: '✓ Safe',
@@ -6,16 +7,6 @@ const VERDICTS: Readonly<Record<DoctorReport['verdict'], string>> = {
   'not-on-this-node': '✗ Not on this node',
 };
 const RESULTS: Readonly<Record<DoctorCheck['result'], string>> = { ok: '✓ ok', limited: '⚠ limited', failed: '✗ failed', unknown: '? not known' };
-
-/** Gives text of a node so that Markdown shows it as it is: no links, no pictures, no HTML, on one line. */
-export function escapeMarkdown(text: string): string {
-  return text
-    .replaceAll(/\s+/g, ' ')
-    .replaceAll(/[\\`*_{}[\]()#+\-.!|~:@]/g, (character) => `\\${character}`)
-    .replaceAll('&', '&amp;')
-    .replaceAll('<', '&lt;')
-    .replaceAll('>', '&gt;');
-}
 
 /** Gives a doctor's report as a Markdown document. */
 export function writeDoctorDocument(node: string, report: DoctorReport): string {

@@ -2,6 +2,7 @@ import type { AccelerationInfo, PodInfo } from '../../agent/protocol/acceleratio
 import type { MeshpathError } from '../../agent/protocol/errors.ts';
 import { toMeshpathError } from '../../agent/protocol/errors.ts';
 import type { CgroupInfo, LinkInfo, MapInfo, ProgramInfo } from '../../agent/protocol/kernelObjects.ts';
+import type { LabInfo } from '../../agent/protocol/lab.ts';
 import type { Node } from '../../agent/protocol/node.ts';
 import type { CgroupPath } from '../../agent/protocol/scalars.ts';
 
@@ -16,6 +17,7 @@ export interface NodeContents {
   readonly cgroups: Listing<CgroupInfo>;
   readonly links: Listing<LinkInfo>;
   readonly pods: Listing<PodInfo>;
+  readonly labs: Listing<LabInfo>;
 }
 
 async function settle<Item>(items: Promise<readonly Item[]>): Promise<Listing<Item>> {
@@ -28,15 +30,16 @@ async function settle<Item>(items: Promise<readonly Item[]>): Promise<Listing<It
 
 /** Lists what is on the node. One list that cannot be read does not hide the others. */
 export async function loadNodeContents(node: Node): Promise<NodeContents> {
-  const [accelerations, programs, maps, cgroups, links, pods] = await Promise.all([
+  const [accelerations, programs, maps, cgroups, links, pods, labs] = await Promise.all([
     settle(node.call('listAccelerations', {})),
     settle(node.call('listPrograms', {})),
     settle(node.call('listMaps', {})),
     settle(node.call('listCgroups', { below: '/' as CgroupPath })),
     settle(node.call('listLinks', {})),
     settle(node.call('listPods', {})),
+    settle(node.call('listLabs', {})),
   ]);
-  return { accelerations, programs, maps, cgroups, links, pods };
+  return { accelerations, programs, maps, cgroups, links, pods, labs };
 }
 
 /** Gives the items of a listing, or throws its error. */

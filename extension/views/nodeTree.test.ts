@@ -4,7 +4,10 @@ import { MeshpathError } from '../../agent/protocol/errors.ts';
 import type { CgroupAttachment, CgroupInfo, LinkInfo, MapInfo, ProgramInfo } from '../../agent/protocol/kernelObjects.ts';
 import type { NodeDescription } from '../../agent/protocol/methods.ts';
 import type { Node } from '../../agent/protocol/node.ts';
-import type { CgroupPath, IpAddress, LinkId, MapId, ProgramId, Uint64Text } from '../../agent/protocol/scalars.ts';
+import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
+import type { LabInfo } from '../../agent/protocol/lab.ts';
+import { toPortNumber } from '../../agent/protocol/scalars.ts';
+import type { CgroupPath, IpAddress, LinkId, MapId, NamespaceId, ProgramId, Uint64Text } from '../../agent/protocol/scalars.ts';
 import type { SessionState } from '../node/nodeSession.ts';
 import type { NodeContents } from './nodeContents.ts';
 import { ROWS_PER_STEP, contentRows, nodeRow, type TreeRow } from './nodeTree.ts';
@@ -32,7 +35,7 @@ const link: LinkInfo = { id: 5 as LinkId, type: 'cgroup', programId: 1 as Progra
 
 function contents(changes: Partial<NodeContents>): NodeContents {
   const empty = { ok: true, items: [] } as const;
-  return { accelerations: empty, programs: empty, maps: empty, cgroups: empty, links: empty, pods: empty, ...changes };
+  return { accelerations: empty, programs: empty, maps: empty, cgroups: empty, links: empty, pods: empty, labs: empty, ...changes };
 }
 
 function childrenOf(row: TreeRow | undefined): readonly TreeRow[] {
@@ -126,4 +129,15 @@ test('each state of a node is a row with what can be done', () => {
       ['node.failed', 'failed', ['Maps cannot be listed.', 'CAP_BPF is missing.', 'Connect as root.', 'Connect again', 'Show the log']],
     ],
   );
+});
+
+test('labs are a group of their own where there are any, with what is wrong of them', () => {
+  const pod = { name: 'pod-a', namespace: '1' as NamespaceId, namespaceName: 'meshpath-lab-lab.pod-a', cgroup: '/meshpath-lab-lab/pod-a' as CgroupPath, address: toIpAddress('10.77.0.11'), server: { address: toIpAddress('10.77.0.11'), port: toPortNumber(8080) }, processes: [{ role: 'server', pid: 7, running: true }, { role: 'sidecar', pid: 8, running: false }] };
+  const lab: LabInfo = { name: 'lab', state: 'up', since: '2026-01-01T00:00:00.000Z', profile: 'istio', path: 'iptables', sidecar: 'builtin', pods: [pod], problems: ['The sidecar of pod-a (process 8) has ended.'] };
+  const groups = contentRows('n', contents({ labs: { ok: true, items: [lab] } }), new Map());
+  const row = childrenOf(groups.find(({ label }) => label === 'Labs'))[0];
+  assert.deepEqual([row?.kind, row?.label, row?.description, row?.icon?.name], ['lab', 'lab', 'up · istio · iptables · 1 pod', 'warning']);
+  assert.match(row?.tooltip ?? '', /process 8\) has ended/);
+  assert.deepEqual(childrenOf(row).map(({ label, description }) => [label, description]), [['pod-a', '10.77.0.11 · server 7, sidecar ended']]);
+  assert.ok(contentRows('n', contents({}), new Map()).every(({ label }) => label !== 'Labs'));
 });

@@ -1,6 +1,8 @@
 import type { AccelerationInfo } from '../../agent/protocol/acceleration.ts';
 import type { MeshpathError } from '../../agent/protocol/errors.ts';
 import type { AttachTarget, CgroupAttachment, CgroupInfo, LinkInfo, MapInfo, ObjectOwner, ProgramInfo } from '../../agent/protocol/kernelObjects.ts';
+import type { LabInfo } from '../../agent/protocol/lab.ts';
+import { describeLabSetting } from '../../agent/protocol/labText.ts';
 import type { CgroupPath, ProgramId } from '../../agent/protocol/scalars.ts';
 import { COMMANDS, type CommandId, type RowKind } from '../contributions.ts';
 import type { NodeTarget, SessionState } from '../node/nodeSession.ts';
@@ -17,6 +19,7 @@ export type RowSubject =
   | { readonly type: 'cgroup'; readonly node: string; readonly path: CgroupPath }
   | { readonly type: 'link'; readonly node: string; readonly link: LinkInfo }
   | { readonly type: 'acceleration'; readonly node: string; readonly cgroup: CgroupPath }
+  | { readonly type: 'lab'; readonly node: string; readonly name: string }
   | { readonly type: 'more'; readonly node: string; readonly list: string }
   | { readonly type: 'text'; readonly node: string };
 
@@ -200,6 +203,8 @@ export function contentRows(node: string, contents: NodeContents, shown: Readonl
     group('maps', 'Maps', 'table', contents.maps, (items, id) => items.map((item) => mapRow(node, id, item)), 'There are no BPF maps'),
     group('cgroups', 'Cgroups', 'group-by-ref-type', contents.cgroups, (items, id) => cgroupRows(node, id, items, accelerated, shown), 'There are no cgroups'),
     group('links', 'Links', 'link', contents.links, (items, id) => items.map((item) => linkRow(node, id, item, programs, maps)), 'There are no BPF links'),
+    // Most nodes have none, and need no empty list of them.
+    ...(contents.labs.ok && contents.labs.items.length > 0 ? [group('labs', 'Labs', 'beaker', contents.labs, (items, id) => items.map((item) => labRow(node, id, item)), '')] : []),
   ];
 }
 
@@ -231,6 +236,32 @@ function accelerationRows(node: string, parent: string, acceleration: Accelerati
     icon: { name: 'zap', color: MESHPATH_COLOR },
     subject: { type: 'acceleration', node, cgroup: pod.cgroup },
   }));
+}
+
+const LAB_STATES = { up: 'up', 'being-made': 'held by a process', left: 'left over' } as const satisfies Record<LabInfo['state'], string>;
+
+function labRow(node: string, parent: string, lab: LabInfo): TreeRow {
+  const id = `${parent}/${lab.name}`;
+  const isWell = lab.problems.length === 0;
+  const setting = lab.profile === null || lab.path === null ? [] : [lab.profile, lab.path];
+  return {
+    id,
+    kind: 'lab',
+    label: lab.name,
+    description: [LAB_STATES[lab.state], ...setting, count(lab.pods.length, 'pod')].join(' · '),
+    tooltip: [describeLabSetting(lab), ...lab.problems].join('\n'),
+    icon: isWell ? { name: 'beaker' } : { name: 'warning', color: 'list.warningForeground' },
+    subject: { type: 'lab', node, name: lab.name },
+    children: lab.pods.map((pod) => ({
+      id: `${id}/${pod.name}`,
+      kind: 'detail',
+      label: pod.name,
+      description: `${pod.address} · ${pod.processes.map(({ role, pid, running }) => `${role} ${running ? pid : 'ended'}`).join(', ')}`,
+      tooltip: `${pod.cgroup}\nNetwork namespace ${pod.namespaceName}\nIts server listens at ${pod.server.address}:${pod.server.port}`,
+      icon: { name: 'package' },
+      subject: { type: 'cgroup', node, path: pod.cgroup },
+    })),
+  };
 }
 
 function describeOwner(owner: ObjectOwner): string {

@@ -3,7 +3,10 @@ import { test } from 'node:test';
 import { DECISION_REASONS, type DecisionEvent } from '../../agent/protocol/acceleration.ts';
 import { MeshpathError, cancelledError, inputError, toMeshpathError } from '../../agent/protocol/errors.ts';
 import type { IpAddress, PortNumber, Uint64Text } from '../../agent/protocol/scalars.ts';
-import { escapeMarkdown, writeDoctorDocument } from './doctorDocument.ts';
+import type { LabRunReport } from '../../agent/protocol/lab.ts';
+import { writeDoctorDocument } from './doctorDocument.ts';
+import { writeLabDocument } from './labDocument.ts';
+import { escapeMarkdown } from './markdown.ts';
 import { describeError } from './errorNotice.ts';
 import { spellEvent } from './eventText.ts';
 import { readEndpoint } from './flowChoices.ts';
@@ -81,4 +84,34 @@ test('a target survives being a key', () => {
     assert.deepEqual(readTargetKey(targetKey(target)), target);
   }
   assert.deepEqual(['ssh:', '', 'other'].map(readTargetKey), [undefined, undefined, undefined]);
+});
+
+test('the report of a run in a lab says what each end saw, and text of a node stays text in it', () => {
+  const destination = { address: '10.77.0.12' as IpAddress, port: 8080 as PortNumber };
+  const evil = '[x](command:evil) <img src=x>';
+  const report: LabRunReport = {
+    lab: evil,
+    from: 'pod-a',
+    to: 'pod-b',
+    destination,
+    exact: 19,
+    failures: [{ value: 'ETIMEDOUT', count: 1 }],
+    bytes: 1_900,
+    clientPeers: [{ value: destination, count: 19 }],
+    serverPeers: [{ value: '127.0.0.6' as IpAddress, count: 19 }],
+    sidecars: [{ pod: 'pod-a', side: 'outbound', connections: 19, originalDestinations: [{ value: destination, count: 18 }, { value: null, count: 1 }], peers: [{ value: '10.77.0.11' as IpAddress, count: 19 }] }],
+    legs: [{ text: `${evil} (pod-a) → envoy (pod-a)`, count: 4, state: 'not', reason: 'opened_before' }],
+    connectLatency: { least: 90.4, median: 410.2, most: 5_200 },
+    exchangeLatency: null,
+    decisions: [],
+    events: [],
+    lostEvents: 2,
+    omissions: [evil],
+  };
+  const text = writeLabDocument('node', report);
+  assert.doesNotMatch(text, /\[x\]|<img/);
+  const plain = text.replaceAll('\\', '');
+  for (const words of ['19 of 20 to 10.77.0.12:8080 exact', '1 failed: ETIMEDOUT', 'meant for 10.77.0.12:8080 (18 ×)', 'nothing (SO_ORIGINAL_DST failed) (1 ×)', 'come from 127.0.0.6 (19 ×)', 'median 410 µs, from 90 µs to 5.20 ms', 'through TCP (It was open before']) {
+    assert.ok(plain.includes(words), words);
+  }
 });

@@ -1,16 +1,15 @@
 import * as vscode from 'vscode';
-import type { DoctorReport } from '../../agent/protocol/doctor.ts';
-import { writeDoctorDocument } from './doctorDocument.ts';
 
-const SCHEME = 'meshpath-doctor';
+const SCHEME = 'meshpath-report';
 
-/** Reports of the doctor as read-only documents, one a node. */
-export interface DoctorDocuments extends vscode.Disposable {
-  show(key: string, label: string, report: DoctorReport): Promise<void>;
+/** Reports about nodes as read-only documents: of each kind, one a node. */
+export interface ReportDocuments extends vscode.Disposable {
+  /** Shows Markdown under a title such as `Doctor of node-1`, in the place of an earlier report of the same title. `key` is that of the node. */
+  show(key: string, title: string, markdown: string): Promise<void>;
 }
 
 /** Makes the documents; they live as long as the window. */
-export function createDoctorDocuments(): DoctorDocuments {
+export function createReportDocuments(): ReportDocuments {
   const texts = new Map<string, string>();
   const changed = new vscode.EventEmitter<vscode.Uri>();
   const provider = vscode.workspace.registerTextDocumentContentProvider(SCHEME, {
@@ -18,9 +17,9 @@ export function createDoctorDocuments(): DoctorDocuments {
     provideTextDocumentContent: (uri) => texts.get(uri.toString()) ?? '',
   });
   return {
-    show: async (key, label, report) => {
-      const uri = vscode.Uri.from({ scheme: SCHEME, path: `/Doctor of ${label.replaceAll('/', '∕')}.md`, query: key });
-      texts.set(uri.toString(), writeDoctorDocument(label, report));
+    show: async (key, title, markdown) => {
+      const uri = vscode.Uri.from({ scheme: SCHEME, path: `/${title.replaceAll('/', '∕')}.md`, query: key });
+      texts.set(uri.toString(), markdown);
       changed.fire(uri);
       try {
         await vscode.commands.executeCommand('markdown.showPreview', uri);
