@@ -5,8 +5,9 @@ import { findCommand, isProgram, run } from './run.mjs';
 
 /**
  * A Debian or Ubuntu package and how to tell that it is there: one of some commands, or a file for what brings none.
- * `names` are tried in order: the distributions call some by different names.
- * @typedef {{ names: readonly string[], commands?: readonly string[], file?: string }} SystemPackage
+ * `names` are tried in order: the distributions call some by different names. `service` is what installing it starts, which nobody
+ * asked for: tests start their own.
+ * @typedef {{ names: readonly string[], commands?: readonly string[], file?: string, service?: string }} SystemPackage
  */
 
 /** @type {readonly SystemPackage[]} */
@@ -27,9 +28,12 @@ const testPackages = [
   { names: ['iproute2'], commands: ['ip'] },
   { names: ['util-linux'], commands: ['setpriv'] },
   { names: ['procps'], commands: ['ps'] },
-  { names: ['openssh-server'], commands: ['sshd'] },
+  { names: ['openssh-server'], commands: ['sshd'], service: 'ssh.service' },
   { names: ['openssh-client'], commands: ['ssh-keygen'] },
   { names: ['sudo'], commands: ['sudo'] },
+  // Transparent proxies that take the place of the lab's own.
+  { names: ['haproxy'], commands: ['haproxy'], service: 'haproxy.service' },
+  { names: ['redsocks'], commands: ['redsocks'], service: 'redsocks.service' },
   // Login shells of other people, under which the agent starts as well.
   { names: ['fish'], commands: ['fish'] },
   { names: ['tcsh'], commands: ['tcsh'] },
@@ -126,18 +130,21 @@ async function installSystemPackages(packages) {
   const failed = await asRoot(rootPrefix, ['apt-get', 'install', '-y', '-qq', '--no-install-recommends', '-o', 'DPkg::Lock::Timeout=120', ...names]);
   if (failed) {
     console.log('apt-get failed; what needs these packages is skipped.');
-  } else if (names.includes('openssh-server')) {
-    await keepServiceOff(rootPrefix);
+  } else {
+    await keepServicesOff(rootPrefix, missing.flatMap(({ service }) => service ?? []));
   }
 }
 
 /**
- * The package of the SSH server also starts one, which nobody asked for: tests start their own.
  * @param {readonly string[]} rootPrefix
+ * @param {readonly string[]} services
  */
-async function keepServiceOff(rootPrefix) {
-  if (existsSync('/run/systemd/system')) {
-    await asRoot(rootPrefix, ['systemctl', 'disable', '--now', 'ssh.service', 'ssh.socket']);
+async function keepServicesOff(rootPrefix, services) {
+  if (!existsSync('/run/systemd/system')) {
+    return;
+  }
+  for (const service of services) {
+    await asRoot(rootPrefix, ['systemctl', 'disable', '--now', service, ...(service === 'ssh.service' ? ['ssh.socket'] : [])]);
   }
 }
 

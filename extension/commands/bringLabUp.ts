@@ -99,7 +99,7 @@ async function confirm(chosen: ReadyNode, request: LabRequest): Promise<boolean>
       detail: [
         'This makes on the node, all under names that begin with meshpath-lab-:',
         `• ${request.pods + 1} network namespaces on a bridge of their own, without a way to any other network`,
-        `• ${request.pods} cgroups with an echo server and a sidecar (${String(request.sidecar)}) each`,
+        `• ${request.pods} cgroups with an echo server and a sidecar (${typeof request.sidecar === 'string' ? request.sidecar : request.sidecar.command.join(' ')}) each`,
         ...(request.path === 'iptables' ? [`• the iptables rules of ${request.profile} in those namespaces only`] : []),
         '',
         'It stays until you take it down, also when you disconnect.',
