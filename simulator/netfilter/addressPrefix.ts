@@ -35,11 +35,20 @@ export function prefixContains(prefix: AddressPrefix, address: IpAddress): boole
 
 /** Clears the bits of an address behind a prefix. */
 export function maskAddress(address: IpAddress, prefixLength: number): IpAddress {
+  if (!address.includes(':')) {
+    return maskIpv4(address, prefixLength);
+  }
   const bytes = ipAddressBytes(address).map((byte, index) => {
     const kept = Math.min(8, Math.max(0, prefixLength - index * 8));
     return byte & (0xff << (8 - kept)) & 0xff;
   });
   return formatIpAddress(bytes);
+}
+
+function maskIpv4(address: IpAddress, prefixLength: number): IpAddress {
+  const bits = address.split('.').reduce((sum, octet) => sum * 256 + Number(octet), 0);
+  const kept = prefixLength === 0 ? 0 : (bits & (0xffff_ffff << (32 - prefixLength))) >>> 0;
+  return kept === bits ? address : formatIpAddress(Uint8Array.of(kept >>> 24, (kept >>> 16) & 0xff, (kept >>> 8) & 0xff, kept & 0xff));
 }
 
 /** Gives how many bits a mask begins with that are set. */

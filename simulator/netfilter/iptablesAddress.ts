@@ -13,6 +13,9 @@ export function parseRuleAddress(text: string, family: AddressFamily): IpAddress
   if (family === 'ipv6') {
     return text.includes(':') ? parseIpAddress(text) : undefined;
   }
+  if (isCanonicalIpv4(text)) {
+    return text;
+  }
   const octets = text.split('.', 5).map((octet) => parseNumber(octet, 255));
   if (octets.length > 4 || octets.includes(undefined)) {
     return undefined;
@@ -51,7 +54,7 @@ export function parseRulePrefix(text: string, family: AddressFamily): AddressPre
 
 /** Writes an address as inet_ntop(3) of the GNU C library does in the family of the rule. */
 export function formatRuleAddress(address: IpAddress, family: AddressFamily): string {
-  if (isIpv4(address)) {
+  if (!address.includes(':')) {
     return family === 'ipv6' ? `::ffff:${address}` : address;
   }
   // Addresses of which exactly the first 96 bits are zero come out in dotted form.
@@ -62,8 +65,29 @@ export function formatRuleAddress(address: IpAddress, family: AddressFamily): st
 /** Writes a network as iptables-save does: always with its length, and a mask with holes as a mask. */
 export function formatRulePrefix(prefix: AddressPrefix, family: AddressFamily): string {
   const { address, prefixLength, mask } = prefix;
-  const isMapped = family === 'ipv6' && isIpv4(address);
+  const isMapped = family === 'ipv6' && !address.includes(':');
   return `${formatRuleAddress(address, family)}/${mask === undefined ? prefixLength + (isMapped ? 96 : 0) : formatRuleAddress(mask, family)}`;
+}
+
+/** Says whether text is an address as it is printed: most are, and need no more reading. */
+function isCanonicalIpv4(text: string): text is IpAddress {
+  let octet = -1;
+  let dots = 0;
+  for (let index = 0; index < text.length; index += 1) {
+    const digit = text.charCodeAt(index) - 48;
+    if (digit === -2 && octet >= 0) {
+      octet = -1;
+      dots += 1;
+    } else if (digit >= 0 && digit <= 9 && octet !== 0) {
+      octet = octet < 0 ? digit : octet * 10 + digit;
+      if (octet > 255) {
+        return false;
+      }
+    } else {
+      return false;
+    }
+  }
+  return dots === 3 && octet >= 0;
 }
 
 function prefixOf(address: IpAddress, length: number, family: AddressFamily): AddressPrefix {
@@ -71,7 +95,7 @@ function prefixOf(address: IpAddress, length: number, family: AddressFamily): Ad
     // A mapped address is written as IPv4 everywhere; a shorter prefix of it leaves nothing of the mapping.
     return length >= 96 ? { address: maskAddress(address, length - 96), prefixLength: length - 96 } : { address: '::' as IpAddress, prefixLength: length };
   }
-  return { address: maskAddress(address, length), prefixLength: length };
+  return { address: length === (family === 'ipv4' ? 32 : 128) ? address : maskAddress(address, length), prefixLength: length };
 }
 
 function isWholePrefix(mask: IpAddress, length: number): boolean {

@@ -3,6 +3,10 @@
  * anything else (libxtables/xtables.c, xtables_strtoui: no sign, nothing after the number).
  */
 export function parseNumber(text: string, max = 0xffff_ffff): number | undefined {
+  if (text.length < 10 && /^(?:0|[1-9]\d*)$/.test(text)) {
+    const number = Number(text);
+    return number <= max ? number : undefined;
+  }
   const value = parseBigNumber(text, BigInt(max));
   return value === undefined ? undefined : Number(value);
 }

@@ -38,6 +38,9 @@ export function readRuleSet(text: string, options: RuleSetOptions = {}): ParsedR
     const newline = text.indexOf('\n', start);
     const end = newline < 0 ? text.length : newline;
     line += 1;
+    if (reader.isFull) {
+      break;
+    }
     const last = end > start && text.charCodeAt(end - 1) === 13 ? end - 1 : end;
     reader.readLine(line, text.slice(start, Math.min(last, start + MAX_RULE_LINE_CHARACTERS + 1)));
     start = end + 1;
@@ -61,6 +64,11 @@ class RestoreReader {
     this.#keep = keep;
   }
 
+  /** True once there is more than is kept. */
+  get isFull(): boolean {
+    return this.#builder.isFull;
+  }
+
   refuseLength(): void {
     this.#builder.attempt(1, () => {
       throw new SyntaxProblem(1, 'The rule set is too long to be read.', `at most ${MAX_RULE_SET_CHARACTERS} characters`);
@@ -74,7 +82,7 @@ class RestoreReader {
   }
 
   finish(lastLine: number): ParsedRuleSet {
-    if (this.#table !== undefined) {
+    if (this.#table !== undefined && !this.isFull) {
       this.#builder.attempt(Math.max(1, lastLine), () => {
         this.#refuseUnfinished(1);
       });

@@ -58,6 +58,7 @@ export class RuleSetBuilder {
   #rules = 0;
   #chains = 0;
   #work = 0;
+  #isFull = false;
 
   constructor(family: AddressFamily, backend: Backend, base?: ParsedRuleSet) {
     this.family = family;
@@ -65,6 +66,11 @@ export class RuleSetBuilder {
     for (const table of base?.tables ?? []) {
       this.#tables.set(table.name, copyTable(table));
     }
+  }
+
+  /** True once there is more than is kept: what follows is not read. */
+  get isFull(): boolean {
+    return this.#isFull;
   }
 
   report(problem: RuleProblem): void {
@@ -220,10 +226,12 @@ export class RuleSetBuilder {
     if (position > chain.rules.length + 1) {
       throw new SyntaxProblem(next ?? name, `There is no place ${position} in ${chain.name}.`, `a number from 1 to ${chain.rules.length + 1}`);
     }
-    // Moving what stands behind is fast; only many thousands of them are worth counting.
-    this.#spend((chain.rules.length - position + 1) >> 8, name);
+    // Moving what stands behind is cheap, but not free.
+    this.#spend((chain.rules.length - position + 1) >> 4, name);
     // Several addresses make several rules, each put at the same place.
-    chain.rules.splice(position - 1, 0, ...rules.toReversed());
+    for (const rule of rules) {
+      chain.rules.splice(position - 1, 0, rule);
+    }
   }
 
   #delete(table: OpenTable, name: Word, reader: WordReader, checkOnly: boolean): void {
@@ -434,6 +442,7 @@ export class RuleSetBuilder {
     const builtIn = isBuiltIn(table.name, name.text);
     if (!builtIn) {
       if (this.#chains >= MAX_CHAINS) {
+        this.#isFull = true;
         throw new SyntaxProblem(name, 'There are more chains than are read.', `at most ${MAX_CHAINS} chains`);
       }
       checkDeclaredName(name, this.#backend);
@@ -447,6 +456,7 @@ export class RuleSetBuilder {
   #countRules(count: number, place: Word): void {
     this.#rules += count;
     if (this.#rules > MAX_RULES) {
+      this.#isFull = true;
       throw new SyntaxProblem(place, 'There are more rules than are read.', `at most ${MAX_RULES} rules`);
     }
   }
@@ -454,6 +464,7 @@ export class RuleSetBuilder {
   #spend(work: number, place: Word | number): void {
     this.#work += work;
     if (this.#work > MAX_WORK) {
+      this.#isFull = true;
       throw new SyntaxProblem(place, 'The changes to the rule set are more than are followed.', 'fewer insertions, deletions and renamings');
     }
   }

@@ -25,12 +25,15 @@ export function toMatches(module: string, options: readonly ExtensionOption[]): 
  * where it is the only one and was given so.
  */
 export function mergePortMatches(matches: readonly Match[]): readonly Match[] {
-  return ['tcp', 'udp'].reduce(mergeModule, matches);
+  return matches.some((match) => match.kind === 'module' && (match.module === 'tcp' || match.module === 'udp')) ? ['tcp', 'udp'].reduce(mergeModule, matches) : matches;
 }
 
 function mergeModule(matches: readonly Match[], module: string): readonly Match[] {
   const starts = matches.flatMap((match, index) => (match.kind === 'module' && match.module === module ? [index] : []));
   if (starts.length === 0) {
+    return matches;
+  }
+  if (starts.length === 1 && !matches.some((match) => saysNothing(match))) {
     return matches;
   }
   const blocks = starts.map((start) => {
