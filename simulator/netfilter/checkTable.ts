@@ -13,7 +13,7 @@ export interface RuleConstraint {
   readonly options: readonly string[];
 }
 
-interface CheckedTable {
+export interface CheckedTable {
   readonly name: TableName;
   readonly chains: ReadonlyMap<string, Chain>;
 }
@@ -78,7 +78,7 @@ function allowedHooks({ name, hooks }: Extension, options: readonly string[]): r
   }
 }
 
-interface JumpResult {
+export interface JumpResult {
   /** The hooks from which packets reach each chain. */
   readonly hooks: ReadonlyMap<string, ReadonlySet<Hook>>;
   readonly loops: readonly Rule[];
@@ -86,7 +86,7 @@ interface JumpResult {
 }
 
 /** Follows every jump once for each hook, without recursion: chains may be nested many thousands deep. */
-function followJumps(table: CheckedTable): JumpResult {
+export function followJumps(table: CheckedTable): JumpResult {
   const hooks = new Map<string, Set<Hook>>();
   const loops = new Set<Rule>();
   const tooDeep = new Set<Rule>();
@@ -148,8 +148,8 @@ function findDeepJumps(table: CheckedTable, tooDeep: Set<Rule>): void {
   }
 }
 
-/** Chains so that each comes before those that it jumps to. */
-function jumpOrder(table: CheckedTable): readonly Chain[] {
+/** Gives the chains of a table so that each comes before those that it jumps to. */
+export function jumpOrder(table: CheckedTable): readonly Chain[] {
   const finished: Chain[] = [];
   const seen = new Set<string>();
   for (const start of table.chains.values()) {
