@@ -27,7 +27,8 @@ export function formatFlowExplanation(text: string, explanation: FlowExplanation
     return ['', title, ...formatSteps(own, { ...options, details: options.all, deciding: true }), `    ${escapeText(describeEnd(journey.end))}`];
   });
   return [
-    `${style.bold(escapeText(text))}: ${formatOutcome(outcome, style)}`,
+    // What it depends on stands in the summary too.
+    `${style.bold(escapeText(text))}: ${outcome.result === 'depends' ? `${style.warning('depends')}. ${escapeText(outcome.summary)}` : formatOutcome(outcome, style)}`,
     ...formatSteps(before, { ...options, details: options.all, deciding: true }),
     ...packets,
     ...formatList('Taken to be so without having been seen:', assumptions, options),

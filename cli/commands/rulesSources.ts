@@ -28,7 +28,9 @@ export const rulesSourcesCommand: Command = {
   run: async ({ arguments: args, output, note }) => {
     const [path = ''] = args.operands;
     const { question, text } = readQuestion(args.text('to'));
-    const flow = { ...parsePacketFlow(text, DESCRIBED_NAMESPACE), text };
+    const parsed = parsePacketFlow(text, DESCRIBED_NAMESPACE);
+    // A world that is made for this has no network but that of the destination.
+    const flow = { ...parsed, flow: { ...parsed.flow, source: { ...parsed.flow.source, address: parsed.flow.destination.address } }, text };
     const { snapshot } = await readRulesWorld({ arguments: args, note }, path, [flow]);
     const ranges = partitionSources(buildWorld(snapshot), question(args.text('world') !== undefined));
     if (args.flag('json')) {

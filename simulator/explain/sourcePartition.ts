@@ -165,7 +165,12 @@ const SILENT_MATCHES: ReadonlySet<string> = new Set(['comment', 'module', 'suppl
 function isPure(match: Match): boolean {
   // A mask with holes cuts the addresses into more ranges than can be tried.
   const hasHoles = (match.kind === 'source' || match.kind === 'destination') && 'mask' in match.prefix;
-  return !hasHoles && match.kind !== 'unknown' && (PURE_MATCHES.has(match.kind) || ('module' in match && PURE_MODULES.has(match.module)));
+  return !hasHoles && match.kind !== 'unknown' && (PURE_MATCHES.has(match.kind) || ('module' in match && PURE_MODULES.has(match.module)) || isSetOfAddresses(match));
+}
+
+/** A set in which the source's address is looked up, but not its port. */
+function isSetOfAddresses(match: Match): boolean {
+  return match.kind === 'extension' && match.module === 'set' && match.options.every(({ value }) => value.type === 'flag' || (value.type === 'set' && !value.directions.slice(1).includes('src')));
 }
 
 /** Finds a rule that was asked something which the range does not settle. */
@@ -266,6 +271,12 @@ class Constants {
         match.ranges.forEach((range) => {
           this.addPorts(range);
         });
+      } else if (match.kind === 'extension') {
+        for (const { name, value } of match.options) {
+          if (value.type === 'range' && /s(?:rc|ource-?)?port/.test(name)) {
+            this.addPorts(value);
+          }
+        }
       }
     }
   }
