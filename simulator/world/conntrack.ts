@@ -38,12 +38,17 @@ export class Connection implements ConnectionView {
   bytes: [number, number] = [0, 0];
   /** Whether it was in the table before the simulation began: its counters are then not known. */
   readonly isOld: boolean;
+  /** This connection as the two keys of the table find it. */
+  readonly asOriginal: FoundConnection;
+  readonly asReply: FoundConnection;
 
   constructor(original: Tuple, reply: Tuple, zoneRule: Zone, isOld: boolean) {
     this.original = original;
     this.reply = reply;
     this.zoneRule = zoneRule;
     this.isOld = isOld;
+    this.asOriginal = { connection: this, isReply: false };
+    this.asReply = { connection: this, isReply: true };
   }
 
   get zone(): number {
@@ -82,8 +87,7 @@ export interface FoundConnection {
 
 /** Connections by their two keys; null stands for one that was removed. Layers below others are never changed. */
 interface Layer {
-  readonly originals: Map<string, Connection | null>;
-  readonly replies: Map<string, Connection | null>;
+  readonly found: Map<string, FoundConnection | null>;
   readonly bySource: Map<string, readonly Connection[]>;
 }
 
@@ -116,7 +120,7 @@ export class ConnectionTracker {
 
   /** Gives a table that begins with what this one has; neither sees what the other changes then. */
   fork(): ConnectionTracker {
-    if (this.#top.originals.size > 0) {
+    if (this.#top.found.size > 0) {
       this.#layers = [...this.#layers, this.#top];
       this.#top = newLayer();
       if (this.#layers.length > MAX_LAYERS) {
@@ -132,13 +136,12 @@ export class ConnectionTracker {
   /** Finds the connection of a tuple, whichever direction it belongs to. It may be changed by the caller. */
   find(tuple: Tuple, zone: number): FoundConnection | undefined {
     const key = tupleKey(tuple, zone);
-    const top = this.#lookIn(this.#top, key);
+    const top = this.#top.found.get(key);
     if (top !== undefined) {
       return top ?? undefined;
     }
     for (let index = this.#layers.length - 1; index >= 0; index -= 1) {
-      const layer = this.#layers[index];
-      const found = layer === undefined ? undefined : this.#lookIn(layer, key);
+      const found = this.#layers[index]?.found.get(key);
       if (found === null) {
         return undefined;
       }
@@ -160,8 +163,8 @@ export class ConnectionTracker {
 
   /** Takes a connection out of the table. */
   remove(connection: Connection): void {
-    this.#top.originals.set(tupleKey(connection.original, connection.zoneOf(false)), null);
-    this.#top.replies.set(tupleKey(connection.reply, connection.zoneOf(true)), null);
+    this.#top.found.set(tupleKey(connection.original, connection.zoneOf(false)), null);
+    this.#top.found.set(tupleKey(connection.reply, connection.zoneOf(true)), null);
   }
 
   /** Says whether packets with this tuple would be taken for those of a connection that is in the table. */
@@ -186,35 +189,21 @@ export class ConnectionTracker {
   /** Every connection of the table, in no order that means anything. */
   entries(): readonly Connection[] {
     const merged = mergeLayers([...this.#layers, this.#top]);
-    return [...merged.originals.values()].filter((connection) => connection !== null);
+    return [...merged.found.values()].flatMap((found) => (found === null || found.isReply ? [] : [found.connection]));
   }
 
   #has(key: string): boolean {
-    for (const layer of [this.#top, ...this.#layers.toReversed()]) {
-      const found = this.#lookIn(layer, key);
-      if (found !== undefined) {
-        return found !== null;
-      }
+    let found = this.#top.found.get(key);
+    for (let index = this.#layers.length - 1; found === undefined && index >= 0; index -= 1) {
+      found = this.#layers[index]?.found.get(key);
     }
-    return false;
-  }
-
-  #lookIn(layer: Layer, key: string): FoundConnection | null | undefined {
-    const original = layer.originals.get(key);
-    if (original !== undefined && original !== null) {
-      return { connection: original, isReply: false };
-    }
-    const reply = layer.replies.get(key);
-    if (reply !== undefined && reply !== null) {
-      return { connection: reply, isReply: true };
-    }
-    return original === null || reply === null ? null : undefined;
+    return found !== undefined && found !== null;
   }
 
   #index(connection: Connection): void {
-    this.#top.originals.set(tupleKey(connection.original, connection.zoneOf(false)), connection);
-    this.#top.replies.set(tupleKey(connection.reply, connection.zoneOf(true)), connection);
-    if (connection.sourceBound && !sameTuple(invertKnownTuple(connection.reply), connection.original)) {
+    this.#top.found.set(tupleKey(connection.original, connection.zoneOf(false)), connection.asOriginal);
+    this.#top.found.set(tupleKey(connection.reply, connection.zoneOf(true)), connection.asReply);
+    if (connection.sourceTranslated && !sameTuple(invertKnownTuple(connection.reply), connection.original)) {
       const key = sourceKey(connection.original, connection.zoneOf(false));
       this.#top.bySource.set(key, [connection, ...(this.#top.bySource.get(key) ?? []).filter((other) => !sameTuple(other.original, connection.original))]);
     }
@@ -236,31 +225,24 @@ export function describeConnection(connection: Connection): ConntrackEntry {
 }
 
 function newLayer(): Layer {
-  return { originals: new Map(), replies: new Map(), bySource: new Map() };
+  return { found: new Map(), bySource: new Map() };
 }
 
 function mergeLayers(layers: readonly Layer[]): Layer {
   const merged = newLayer();
   for (const layer of layers) {
-    for (const [key, connection] of layer.originals) {
-      setOrDelete(merged.originals, key, connection);
-    }
-    for (const [key, connection] of layer.replies) {
-      setOrDelete(merged.replies, key, connection);
+    for (const [key, found] of layer.found) {
+      if (found === null) {
+        merged.found.delete(key);
+      } else {
+        merged.found.set(key, found);
+      }
     }
     for (const [key, connections] of layer.bySource) {
       merged.bySource.set(key, [...connections, ...(merged.bySource.get(key) ?? [])]);
     }
   }
   return merged;
-}
-
-function setOrDelete(map: Map<string, Connection | null>, key: string, connection: Connection | null): void {
-  if (connection === null) {
-    map.delete(key);
-  } else {
-    map.set(key, connection);
-  }
 }
 
 function sourceKey(tuple: Tuple, zone: number): string {

@@ -66,7 +66,7 @@ function deliverTcp(context: HookContext, packet: WorldPacket): Delivery {
   context.state.sockets.put({
     protocol: PROTOCOL.tcp, local, remote, state: 'synReceived', owner, isTransparent: found.info.transparent ?? null, error: null, info: openedInfo('tcp', owner, local, remote), opened: true,
   });
-  return { taker: { kind: 'socket', found }, reason: `${describeOwner(context.namespace, found.info)} listens on ${writeEndpoint(found.info.local)} and takes the connection from ${writeEndpoint(endpointsOf(tupleOf(packet)).source)}.`, answers: listed(tcpAnswer(context.namespace, packet, SYN | ACK, owner, found.info.transparent === true)) };
+  return { taker: { kind: 'socket', found }, reason: context.recorder === null ? '' : `${describeOwner(context.namespace, found.info)} listens on ${writeEndpoint(found.info.local)} and takes the connection from ${writeEndpoint(endpointsOf(tupleOf(packet)).source)}.`, answers: listed(tcpAnswer(context.namespace, packet, SYN | ACK, owner, found.info.transparent === true)) };
 }
 
 /** A segment of a connection that exists here (net/ipv4/tcp_input.c, tcp_rcv_state_process): sequence numbers are taken to fit. */

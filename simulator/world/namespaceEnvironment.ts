@@ -16,12 +16,12 @@ import { findLink } from './world.ts';
 export class NamespaceEnvironment implements MatchEnvironment {
   hook: Hook = 'OUTPUT';
   readonly #simulation: Simulation;
-  readonly #namespace: WorldNamespace;
+  readonly namespace: WorldNamespace;
   readonly #state: NamespaceState;
 
   constructor(simulation: Simulation, namespace: WorldNamespace) {
     this.#simulation = simulation;
-    this.#namespace = namespace;
+    this.namespace = namespace;
     this.#state = simulation.stateOf(namespace);
   }
 
@@ -34,13 +34,13 @@ export class NamespaceEnvironment implements MatchEnvironment {
   }
 
   addressType(address: Address, device: string | null): Known<string> {
-    return addressType(this.#namespace, address, device);
+    return addressType(this.namespace, address, device);
   }
 
   /** net/ipv4/netfilter/ipt_rpfilter.c and net/ipv6/netfilter/ip6t_rpfilter.c. */
   reversePath(packet: Packet, options: { readonly loose: boolean; readonly validMark: boolean; readonly acceptLocal: boolean }): Known<boolean> {
     const { source, destination, inInterface } = packet;
-    if (inInterface === null || findLink(this.#namespace, inInterface)?.kind === 'loopback') {
+    if (inInterface === null || findLink(this.namespace, inInterface)?.kind === 'loopback') {
       return true;
     }
     const isZero = source.w0 === 0 && source.w1 === 0 && source.w2 === 0 && source.w3 === 0;
@@ -48,7 +48,7 @@ export class NamespaceEnvironment implements MatchEnvironment {
       const first = destination.w0 >>> 24;
       return destination.w0 === -1 || (first >= 224 && first < 240);
     }
-    const back = findRoute(this.#namespace, { destination: source, source: destination, mark: options.validMark ? packet.mark : 0, inInterface: packet.isIpv4 ? 'lo' : inInterface, outInterface: options.loose || packet.isIpv4 ? null : inInterface });
+    const back = findRoute(this.namespace, { destination: source, source: destination, mark: options.validMark ? packet.mark : 0, inInterface: packet.isIpv4 ? 'lo' : inInterface, outInterface: options.loose || packet.isIpv4 ? null : inInterface });
     switch (back.kind) {
       case 'unknown':
         return null;
@@ -139,7 +139,7 @@ export class NamespaceEnvironment implements MatchEnvironment {
 
   /** nf_tproxy_laddr4: the first address of the device that the packet came by; IPv6 asks for one of a fitting scope. */
   #deviceAddress(packet: Packet): Address {
-    const link = findLink(this.#namespace, packet.inInterface ?? '');
+    const link = findLink(this.namespace, packet.inInterface ?? '');
     const first = link?.addresses.map(({ address }) => Address.of(address)).find((address) => address.isIpv4 === packet.isIpv4);
     return first ?? packet.destination;
   }

@@ -21,6 +21,12 @@ import { findLink } from './world.ts';
 /** Writes what happens, or with null keeps nothing but the verdicts, which is many times faster. */
 export type Recorder = TraceRecorder | null;
 
+/** How far a packet is followed. */
+export interface FollowOptions {
+  /** False to follow the one packet only: what answers it is made, and not sent. */
+  readonly answers?: boolean;
+}
+
 /** More packets than this because of one are taken for a storm that does not end. */
 const MAX_PACKETS = 200;
 
@@ -30,7 +36,7 @@ const MAX_PACKETS = 200;
  * in. Changes `simulation`; fork it before to keep what was. Throws INPUT_INVALID for a namespace or device that the world
  * does not have.
  */
-export function arrive(simulation: Simulation, recorder: Recorder, namespaceId: NamespaceId, device: string, packet: PacketDraft): readonly Journey[] {
+export function arrive(simulation: Simulation, recorder: Recorder, namespaceId: NamespaceId, device: string, packet: PacketDraft, options: FollowOptions = {}): readonly Journey[] {
   const namespace = namespaceOf(simulation, namespaceId);
   const link = findLink(namespace, device);
   if (link === undefined) {
@@ -38,17 +44,17 @@ export function arrive(simulation: Simulation, recorder: Recorder, namespaceId: 
   }
   const flying: WorldPacket = packetOf(packet);
   flying.isCrafted = true;
-  return follow(simulation, recorder, flying, (way) => way.arrive(namespace, link));
+  return follow(simulation, recorder, flying, (way) => way.arrive(namespace, link), options);
 }
 
 /** Like arrive, for a packet that a raw socket sends as it is (IP_HDRINCL): it begins at OUTPUT. */
-export function send(simulation: Simulation, recorder: Recorder, sender: Sender, packet: PacketDraft): readonly Journey[] {
+export function send(simulation: Simulation, recorder: Recorder, sender: Sender, packet: PacketDraft, options: FollowOptions = {}): readonly Journey[] {
   const namespace = namespaceOf(simulation, sender.namespace);
   const flying: WorldPacket = packetOf(packet);
   flying.socket = socketOf(sender);
   flying.mark = sender.mark ?? 0;
   flying.isCrafted = true;
-  return sendFrom(simulation, recorder, namespace, flying);
+  return sendFrom(simulation, recorder, namespace, flying, options);
 }
 
 /** What connect(2), or the exchange that follows it, came to. */
@@ -153,13 +159,13 @@ export function socketOf(sender: Sender): PacketSocket | null {
 }
 
 /** Sends a packet by the way that its headers lead, with everything that follows. */
-export function sendFrom(simulation: Simulation, recorder: Recorder, namespace: WorldNamespace, packet: WorldPacket): readonly Journey[] {
+export function sendFrom(simulation: Simulation, recorder: Recorder, namespace: WorldNamespace, packet: WorldPacket, options: FollowOptions = {}): readonly Journey[] {
   const query = { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: 'lo', outInterface: packet.socket?.device ?? null };
   const route = findOutputRoute(namespace, query, packet.isCrafted);
-  return follow(simulation, recorder, packet, (way) => way.send(namespace, route));
+  return follow(simulation, recorder, packet, (way) => way.send(namespace, route), options);
 }
 
-function follow(simulation: Simulation, recorder: Recorder, first: WorldPacket, start: (way: PacketWay) => WayResult): readonly Journey[] {
+function follow(simulation: Simulation, recorder: Recorder, first: WorldPacket, start: (way: PacketWay) => WayResult, { answers = true }: FollowOptions): readonly Journey[] {
   const journeys: Journey[] = [];
   const queue: { readonly emission: Emission; readonly cause: number }[] = [];
   const run = (packet: WorldPacket, cause: number | null, begin: (way: PacketWay) => WayResult): void => {
@@ -169,7 +175,7 @@ function follow(simulation: Simulation, recorder: Recorder, first: WorldPacket, 
     const sent = draftOf(packet);
     const { end, transmissions, emissions, hooks } = begin(new PacketWay(simulation, recorder, packet));
     journeys.push({ packet: number, cause, sent, transmissions, end, hooks });
-    for (const emission of emissions) {
+    for (const emission of answers ? emissions : []) {
       queue.push({ emission, cause: number });
     }
   };

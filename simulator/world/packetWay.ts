@@ -45,6 +45,7 @@ export class PacketWay {
   readonly #transmissions: Transmission[] = [];
   readonly #emissions: Emission[] = [];
   #hooks = 0;
+  #environment: NamespaceEnvironment | null = null;
 
   constructor(simulation: Simulation, recorder: TraceRecorder | null, packet: WorldPacket) {
     this.#simulation = simulation;
@@ -79,9 +80,12 @@ export class PacketWay {
     for (const assumption of namespace.assumptions) {
       simulation.assumptions.add(assumption);
     }
+    if (this.#environment?.namespace !== namespace) {
+      this.#environment = new NamespaceEnvironment(simulation, namespace);
+    }
     return {
       simulation, namespace, rules: familyOf(namespace, this.#packet.source), state: simulation.stateOf(namespace),
-      environment: new NamespaceEnvironment(simulation, namespace), recorder: this.#recorder, route,
+      environment: this.#environment, recorder: this.#recorder, route,
     };
   }
 
@@ -381,8 +385,8 @@ export class PacketWay {
     for (const answer of delivery.answers) {
       this.#emit(namespace, answer);
     }
-    const description = delivery.taker?.kind === 'socket' ? describeFound(namespace, delivery.taker.found) : namespace.title;
-    const step = this.#socket(namespace, description, delivery.taker === null ? { kind: 'refuse', errno: 'ECONNREFUSED' } : { kind: 'deliver', socket: description }, capitalize(`${delivery.reason}${delivery.reason.endsWith('.') ? '' : '.'}`));
+    const description = this.#recorder === null ? '' : delivery.taker?.kind === 'socket' ? describeFound(namespace, delivery.taker.found) : namespace.title;
+    const step = this.#recorder === null ? null : this.#socket(namespace, description, delivery.taker === null ? { kind: 'refuse', errno: 'ECONNREFUSED' } : { kind: 'deliver', socket: description }, capitalize(`${delivery.reason}${delivery.reason.endsWith('.') ? '' : '.'}`));
     const draft = draftOf(packet);
     if (delivery.taker === null) {
       return { kind: 'unclaimed', namespace: namespace.id, packet: draft, reason: delivery.reason, step };

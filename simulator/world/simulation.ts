@@ -122,6 +122,8 @@ export class NamespaceState {
   readonly matches: MatchState;
   readonly #counters: Map<CompiledTable, RuleCounters>;
   #nextPort: number;
+  /** Ports that connections of the snapshot come from. */
+  #trackedPorts: ReadonlySet<number> | null = null;
 
   private constructor(tracker: ConnectionTracker, sockets: SocketTable, matches: MatchState, counters: Map<CompiledTable, RuleCounters>, nextPort: number) {
     this.tracker = tracker;
@@ -150,10 +152,8 @@ export class NamespaceState {
   }
 
   takePort(namespace: WorldNamespace): PortNumber {
-    const used = new Set<number>();
-    for (const { original, reply } of namespace.state.conntrack) {
-      used.add(original.source.port).add(reply.destination.port);
-    }
+    const used = this.#trackedPorts ?? trackedPorts(namespace);
+    this.#trackedPorts = used;
     for (let tries = 0; tries <= LAST_EPHEMERAL_PORT - FIRST_EPHEMERAL_PORT; tries += 1) {
       const port = this.#nextPort;
       this.#nextPort = port >= LAST_EPHEMERAL_PORT ? FIRST_EPHEMERAL_PORT : port + 1;
@@ -163,4 +163,12 @@ export class NamespaceState {
     }
     return toPortNumber(this.#nextPort);
   }
+}
+
+function trackedPorts(namespace: WorldNamespace): ReadonlySet<number> {
+  const used = new Set<number>();
+  for (const { original, reply } of namespace.state.conntrack) {
+    used.add(original.source.port).add(reply.destination.port);
+  }
+  return used;
 }

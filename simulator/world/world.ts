@@ -49,11 +49,16 @@ const LOCAL_TABLE = 255;
 const MAIN_TABLE = 254;
 const DEFAULT_TABLE = 253;
 
+export interface WorldOptions {
+  /** False to walk chains from rule to rule, as a baseline and for tests. */
+  readonly indexed?: boolean;
+}
+
 /** Makes a world of a snapshot. Deterministic: the same snapshot gives the same world. */
-export function buildWorld(snapshot: Snapshot): World {
+export function buildWorld(snapshot: Snapshot, options: WorldOptions = {}): World {
   const namespaces = new Map<NamespaceId, WorldNamespace>();
   for (const state of snapshot.namespaces) {
-    namespaces.set(state.id, buildNamespace(snapshot, state));
+    namespaces.set(state.id, buildNamespace(snapshot, state, options));
   }
   return { snapshot, namespaces };
 }
@@ -84,22 +89,22 @@ export function tablesNamed(rules: FamilyRules, name: Table['name']): readonly C
   return rules.tables.get(name) ?? [];
 }
 
-function buildNamespace(snapshot: Snapshot, state: NetworkNamespace): WorldNamespace {
+function buildNamespace(snapshot: Snapshot, state: NetworkNamespace, options: WorldOptions): WorldNamespace {
   const assumptions: string[] = [];
   const title = snapshot.pods.find((pod) => pod.namespace === state.id)?.name ?? state.names[0] ?? `namespace ${state.id}`;
   return {
     id: state.id,
     title,
     state,
-    ipv4: buildFamily(state, 'ipv4', title, assumptions),
-    ipv6: buildFamily(state, 'ipv6', title, assumptions),
+    ipv4: buildFamily(state, 'ipv4', title, assumptions, options),
+    ipv6: buildFamily(state, 'ipv6', title, assumptions, options),
     linksByName: new Map(state.links.map((link) => [link.name, link])),
     ownAddresses: new Set(state.links.flatMap((link) => link.addresses.map(({ address }) => address))),
     assumptions,
   };
 }
 
-function buildFamily(state: NetworkNamespace, family: FamilyName, title: string, assumptions: string[]): FamilyRules {
+function buildFamily(state: NetworkNamespace, family: FamilyName, title: string, assumptions: string[], options: WorldOptions): FamilyRules {
   const ruleSets = state.ruleSets.filter((ruleSet) => ruleSet.family === family).map((ruleSet) => readRuleSet(ruleSet.text));
   const program = family === 'ipv4' ? 'iptables' : 'ip6tables';
   for (const { problems } of ruleSets) {
@@ -113,7 +118,7 @@ function buildFamily(state: NetworkNamespace, family: FamilyName, title: string,
   }
   const tables = new Map<Table['name'], CompiledTable[]>();
   for (const table of ruleSets.flatMap((ruleSet) => ruleSet.tables)) {
-    tables.set(table.name, [...(tables.get(table.name) ?? []), compileTable(table)]);
+    tables.set(table.name, [...(tables.get(table.name) ?? []), compileTable(table, options)]);
   }
   const tracksConnections = ruleSets.some(needsConntrack) || state.conntrack.some((entry) => isIpv4(entry.original.source.address) === (family === 'ipv4'));
   return {
