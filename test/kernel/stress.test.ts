@@ -14,7 +14,7 @@ import type { SoakMode, StageResult } from '../soak/stage.ts';
 import { countFailures, runClient, SoakServer, startLeaver } from '../soak/traffic.ts';
 import type { TrafficResult } from '../soak/traffic.ts';
 
-/** 20,000 connections in all; the long form is npm run soak. */
+/** 25,000 connections in all; the long form is npm run soak. */
 const RUNS: readonly (readonly [SoakMode, number])[] = [
   ['direct', 3_000],
   ['iptables', 3_000],
@@ -22,6 +22,8 @@ const RUNS: readonly (readonly [SoakMode, number])[] = [
   ['ebpf-with-rules', 4_000],
   ['switched', 3_000],
   ['switched-on-late', 3_000],
+  ['kept', 2_500],
+  ['upgraded', 2_500],
 ];
 /** Any: another one is what npm run soak takes each time. */
 const SEED = 20_261_122;
@@ -66,6 +68,12 @@ function assertTaken(mode: SoakMode, { connections, switchedOn, takenConnections
       return;
     case 'switched':
       assert.ok(switchedOn >= 2 && takenConnections > 0 && takenConnections < connections);
+      return;
+    case 'kept':
+    case 'upgraded':
+      // On all the time, whoever has it.
+      assert.equal(takenConnections, connections);
+      assert.ok(switchedOn >= 2 && redirectedMessages > 0);
       return;
     case 'switched-on-late':
       assert.ok(switchedOn === 1 && takenConnections > 0 && takenConnections < connections);

@@ -17,29 +17,30 @@ const CONNECTION_MAPS = ['connections', 'sockets', 'handshakes'] as const;
 const EMPTY_DEADLINE_MILLISECONDS = 10_000;
 const MAX_ENTRIES = 1_000;
 
+export interface LabAccelerationOptions {
+  readonly unreadLimit?: bigint;
+  /** Whether the events of decisions are kept, for short runs. */
+  readonly keepsEvents?: boolean;
+  /** Where what is kept is pinned; nothing is kept where it is left out. */
+  readonly keptFolder?: string;
+}
+
 /** Acceleration of all pods of a lab, on and off, with the sums of what was decided since it was made. */
 export class LabAcceleration {
   readonly #lab: Lab;
-  readonly #accelerator: Accelerator;
+  readonly #options: LabAccelerationOptions;
+  #accelerator: Accelerator;
+  #versions = 0;
   /** The last counts of each set of programs, by the id of its first program. */
   readonly #decisions = new Map<string, ReadonlyMap<string, number>>();
   readonly #events: DecisionEvent[] = [];
   readonly #programIds: number[] = [];
   #info: AccelerationInfo | null = null;
 
-  /** `keepsEvents`: keeps the events of decisions, for short runs. */
-  constructor(lab: Lab, options: { readonly unreadLimit?: bigint; readonly keepsEvents?: boolean } = {}) {
+  constructor(lab: Lab, options: LabAccelerationOptions = {}) {
     this.#lab = lab;
-    this.#accelerator = createAccelerator({
-      object: readFileSync(prebuiltObject),
-      notify: (name, value) => {
-        if (options.keepsEvents === true && name === 'decisions' && 'events' in value) {
-          this.#events.push(...value.events);
-        }
-      },
-      ...(options.keepsEvents === true ? { eventLimit: 0 } : {}),
-      ...(options.unreadLimit === undefined ? {} : { unreadLimit: options.unreadLimit }),
-    });
+    this.#options = options;
+    this.#accelerator = this.#createAccelerator();
   }
 
   get events(): readonly DecisionEvent[] {
@@ -56,8 +57,49 @@ export class LabAcceleration {
   }
 
   async turnOn(): Promise<void> {
-    this.#info = await this.#accelerator.turnAccelerationOn({ profile: 'istio', pods: this.#lab.pods.map(({ enrolment }) => enrolment) }, CONTEXT);
-    this.#programIds.push(...this.#info.programIds);
+    const keep = this.#options.keptFolder === undefined ? {} : { keep: true };
+    this.#setInfo(await this.#accelerator.turnAccelerationOn({ profile: 'istio', pods: this.#lab.pods.map(({ enrolment }) => enrolment), ...keep }, CONTEXT));
+  }
+
+  /** Ends this agent; calls `meanwhile`; then another agent takes over what is kept. */
+  async handOver(meanwhile: () => Promise<void> = () => Promise.resolve()): Promise<void> {
+    await this.countDecisions();
+    await this.#accelerator.dispose();
+    await meanwhile();
+    this.#accelerator = this.#createAccelerator();
+    const info = (await this.#accelerator.listAccelerations({}, CONTEXT)).find(({ pods }) => pods.length > 0);
+    if (info === undefined) {
+      throw new Error('nothing was kept');
+    }
+    this.#setInfo(info);
+  }
+
+  /** Hands over to an agent of another version, which exchanges the programs. */
+  async upgrade(): Promise<void> {
+    this.#versions += 1;
+    await this.handOver();
+    this.#setInfo(await this.#accelerator.upgradeAcceleration({ profile: 'istio' }, CONTEXT));
+  }
+
+  #setInfo(info: AccelerationInfo): void {
+    this.#info = info;
+    this.#programIds.push(...info.programIds);
+  }
+
+  #createAccelerator(): Accelerator {
+    const { keepsEvents = false, keptFolder, unreadLimit } = this.#options;
+    return createAccelerator({
+      // What comes behind the sections of an ELF file changes nothing but its hash.
+      object: Buffer.concat([readFileSync(prebuiltObject), Buffer.alloc(this.#versions)]),
+      notify: (name, value) => {
+        if (keepsEvents && name === 'decisions' && 'events' in value) {
+          this.#events.push(...value.events);
+        }
+      },
+      ...(keepsEvents ? { eventLimit: 0 } : {}),
+      ...(keptFolder === undefined ? {} : { keptFolder }),
+      ...(unreadLimit === undefined ? {} : { unreadLimit }),
+    });
   }
 
   async turnOff(): Promise<void> {

@@ -1,4 +1,9 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { ISTIO_PROFILE } from '../../agent/protocol/acceleration.ts';
+import { root } from '../../scripts/paths.mjs';
 import { createLab } from '../lab/lab.ts';
 import type { Lab } from '../lab/lab.ts';
 import { waitForNothingLeft } from '../lab/leftovers.ts';
@@ -20,10 +25,15 @@ export const SOAK_MODES = [
   'switched',
   /** Istio's rules, and acceleration turned on in the middle of each run, with few source ports: conntrack remembers most. */
   'switched-on-late',
+  /** Istio's rules, and acceleration that is kept while agents take it over and are killed, one a second. */
+  'kept',
+  /** Istio's rules, and acceleration that is kept and whose programs are exchanged for those of another version every 200 ms. */
+  'upgraded',
 ] as const;
 export type SoakMode = (typeof SOAK_MODES)[number];
 
 const SWITCH_MILLISECONDS = 200;
+const AGENT = join(root, 'test/kernel/datapathAgent.ts');
 /** Fewer than connections that conntrack remembers (120 s in TIME_WAIT). */
 const FEW_PORTS = '40000 41999';
 
@@ -48,7 +58,7 @@ export class Stage {
   private constructor(mode: SoakMode, lab: Lab, traffic: Traffic) {
     this.mode = mode;
     this.lab = lab;
-    this.acceleration = new LabAcceleration(lab);
+    this.acceleration = new LabAcceleration(lab, mode === 'kept' || mode === 'upgraded' ? { keptFolder: `/sys/fs/bpf/${lab.id}` } : {});
     this.#traffic = traffic;
   }
 
@@ -69,6 +79,7 @@ export class Stage {
   /** Opens connections, with acceleration as the mode says; `seed`: the first one's, whose highest four bits are the mode's. */
   async run(options: Omit<TrafficOptions, 'firstSeed'> & { readonly seed: number }): Promise<StageResult> {
     const before = await this.acceleration.countDecisions();
+    const ruledBefore = await this.#countRedirectedByRules();
     const run = { ...options, firstSeed: ((tagOf(this.mode) << 28) | (options.seed & 0x0fff_ffff)) >>> 0 };
     const { result, switchedOn } = await this.#runAccelerated(run);
     const usesAcceleration = this.mode !== 'direct' && this.mode !== 'iptables';
@@ -81,7 +92,17 @@ export class Stage {
     }
     const after = await this.acceleration.countDecisions();
     const count = (reason: string): number => (after.get(reason) ?? 0) - (before.get(reason) ?? 0);
-    return { ...result, keptEntries, switchedOn, takenConnections: count('redirected_to_outbound'), redirectedMessages: count('message_redirected') };
+    // Programs that are exchanged take connections between the last time that they are asked how many and their end.
+    const isCountedByRules = this.mode === 'upgraded' || this.mode === 'iptables';
+    const takenConnections = isCountedByRules ? result.connections - ((await this.#countRedirectedByRules()) - ruledBefore) : count('redirected_to_outbound');
+    return { ...result, keptEntries, switchedOn, takenConnections, redirectedMessages: count('message_redirected') };
+  }
+
+  /** Gives how many connections of applications the rules sent to the sidecars. */
+  async #countRedirectedByRules(): Promise<number> {
+    const rules = await Promise.all(this.lab.pods.map((pod) => pod.run('iptables-save', ['-c', '-t', 'nat'])));
+    const counts = rules.join('\n').matchAll(new RegExp(`^\\[(\\d+):\\d+\\] .*-j REDIRECT --to-ports ${ISTIO_PROFILE.outboundPort}$`, 'gm'));
+    return [...counts].reduce((sum, [, packets]) => sum + Number(packets), 0);
   }
 
   /** Ends it; rejects where anything is left on the machine. */
@@ -102,15 +123,22 @@ export class Stage {
         await this.acceleration.turnOn();
         return { result: await this.#traffic.run(options), switchedOn: 1 };
       case 'switched':
-        return this.#runSwitched(options);
+        return this.#runBeside(options, (signal) => this.#switch(signal));
+      case 'kept':
+        await this.acceleration.turnOn();
+        return this.#runBeside(options, (signal) => this.#killAgents(signal));
+      case 'upgraded':
+        await this.acceleration.turnOn();
+        return this.#runBeside(options, (signal) => this.#upgrade(signal));
       case 'switched-on-late':
         return this.#runSwitchedOnLate(options);
     }
   }
 
-  async #runSwitched(options: TrafficOptions): Promise<{ readonly result: TrafficResult; readonly switchedOn: number }> {
+  /** Runs the traffic while `act` does something over and over; it gives how often. */
+  async #runBeside(options: TrafficOptions, act: (signal: AbortSignal) => Promise<number>): Promise<{ readonly result: TrafficResult; readonly switchedOn: number }> {
     const ended = new AbortController();
-    const switching = this.#switch(ended.signal);
+    const switching = act(ended.signal);
     try {
       return { result: await this.#traffic.run(options), switchedOn: await endSwitching() };
     } finally {
@@ -139,6 +167,32 @@ export class Stage {
       await delay(SWITCH_MILLISECONDS);
     }
     return switchedOn;
+  }
+
+  /** Gives how many agents took acceleration over and were killed. */
+  async #killAgents(signal: AbortSignal): Promise<number> {
+    let killed = 0;
+    await this.acceleration.handOver(async () => {
+      while (!signal.aborted) {
+        const agent = spawn(process.execPath, ['--import', 'tsx', AGENT, 'null', `/sys/fs/bpf/${this.lab.id}`], { stdio: ['ignore', 'pipe', 'inherit'] });
+        const exited = once(agent, 'exit');
+        await Promise.race([once(agent.stdout, 'data'), exited]);
+        agent.kill('SIGKILL');
+        await exited;
+        killed += 1;
+      }
+    });
+    return killed;
+  }
+
+  async #upgrade(signal: AbortSignal): Promise<number> {
+    let upgraded = 0;
+    while (!signal.aborted) {
+      await this.acceleration.upgrade();
+      upgraded += 1;
+      await delay(SWITCH_MILLISECONDS);
+    }
+    return upgraded;
   }
 
   async #runSwitchedOnLate(options: TrafficOptions): Promise<{ readonly result: TrafficResult; readonly switchedOn: number }> {
