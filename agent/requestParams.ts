@@ -75,6 +75,7 @@ const parsers: Parsers = {
     return { cgroups: cgroups === null ? null : readArray(cgroups, 'cgroups', MAX_PODS).map((cgroup) => readCgroup(cgroup, 'cgroups')) };
   },
   upgradeAcceleration: (value) => ({ profile: readText(readObject(value, 'params')['profile'], 'profile', 100) }),
+  cleanNode: (value) => ({ isDryRun: readBoolean(readObject(value, 'params')['isDryRun'], 'isDryRun') }),
   listAccelerations: nothing,
   listConnections: (value) => ({ scope: readScope(readObject(value, 'params')['scope']) }),
   bringLabUp: (value) => {

@@ -5,6 +5,8 @@ import { dirname, join } from 'node:path';
 import { createAccelerator } from './accelerate/accelerator.ts';
 import type { Accelerator } from './accelerate/accelerator.ts';
 import { KEPT_FOLDER } from './accelerate/keptFolder.ts';
+import { cleanCachedAgents } from './clean/cachedAgents.ts';
+import { cleanLabs } from './clean/labLeftovers.ts';
 import { createConnectionLister } from './connections/connectionLister.ts';
 import { runDoctor } from './doctor/runDoctor.ts';
 import { describeAbilities } from './kernel/capabilities.ts';
@@ -112,6 +114,10 @@ export function createAgentService(options: AgentOptions): (notify: Notify) => N
         runDoctor({ identity, openLibbpf: () => openLibbpf().version, findCgroupMount: () => findCgroup2Mount(), reader, readObject: () => readObject(options.objectPath) }, signal),
       turnAccelerationOn: async (params, context) => turnAccelerationOn(params, context),
       turnAccelerationOff: async (params, context) => openAccelerator().turnAccelerationOff(params, context),
+      cleanNode: async ({ isDryRun }, context) => {
+        const kept = existsSync(keptFolder) ? await openAccelerator().clean({ isDryRun }, context) : { items: [] };
+        return { items: [...kept.items, ...(await cleanLabs(isDryRun)), ...(await cleanCachedAgents(dirname(options.objectPath), isDryRun))] };
+      },
       upgradeAcceleration: async (params, context) => openAccelerator().upgradeAcceleration(params, context),
       listAccelerations,
       countDecisions: async (params, context) => openAccelerator().countDecisions(params, context),

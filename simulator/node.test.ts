@@ -177,6 +177,18 @@ test('turning off one pod keeps the other; turning off the last leaves nothing',
   assert.equal((await node.call('listAccelerations', {})).length, 1);
 });
 
+test('what is kept is told as such, and cleaning turns it off', async () => {
+  const { node, pods } = await connect();
+  const info = await node.call('turnAccelerationOn', { profile: 'istio', pods, keep: true });
+  assert.deepEqual(info.kept, { isOutdated: false, heldBy: null });
+  const looked = await node.call('cleanNode', { isDryRun: true });
+  assert.deepEqual(looked.items.map(({ kind, isRemoved }) => [kind, isRemoved]), [['kept-acceleration', false]]);
+  assert.equal((await node.call('listAccelerations', {}))[0]?.pods.length, pods.length);
+  assert.deepEqual((await node.call('cleanNode', { isDryRun: false })).items.map(({ isRemoved }) => isRemoved), [true]);
+  assert.deepEqual((await node.call('listAccelerations', {})).flatMap((left) => left.pods), []);
+  assert.deepEqual(await node.call('cleanNode', { isDryRun: false }), { items: [] });
+});
+
 test('every connection says whether it is accelerated, and if not, why not', async () => {
   const { node, pods } = await connect();
   assert.deepEqual((await node.call('listConnections', { scope: 'accelerated-pods' })).connections, []);
@@ -245,6 +257,7 @@ test('every result is plain JSON, and the same calls give the same results', asy
       turnAccelerationOn: () => ({ profile: 'istio', pods }),
       turnAccelerationOff: () => ({ cgroups: null }),
       upgradeAcceleration: () => ({ profile: 'istio' }),
+      cleanNode: () => ({ isDryRun: true }),
       listAccelerations: () => ({}),
       countDecisions: () => ({ profile: 'istio' }),
       listLabs: () => ({}),

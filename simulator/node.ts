@@ -1,5 +1,6 @@
 import { MESH_PROFILES } from '../agent/protocol/acceleration.ts';
 import type { AccelerationInfo, AccelerationRequest, DecisionEvent, MeshProfile, TurnOffReport } from '../agent/protocol/acceleration.ts';
+import type { CleanReport, Leftover } from '../agent/protocol/clean.ts';
 import { checkCgroup, checkEnrolments } from '../agent/protocol/enrolment.ts';
 import { MeshpathError } from '../agent/protocol/errors.ts';
 import type { CgroupInfo } from '../agent/protocol/kernelObjects.ts';
@@ -123,6 +124,7 @@ class SimulatedNode {
       runDoctor: answer(() => describeSimulatedHealth(this.#world.node, this.#pods().length, this.#clock.now())),
       turnAccelerationOn: answer((request) => this.#turnOn(request)),
       turnAccelerationOff: answer(({ cgroups }) => this.#turnOff(cgroups)),
+      cleanNode: answer(({ isDryRun }) => this.#clean(isDryRun)),
       upgradeAcceleration: answer(({ profile }) => this.#describeAcceleration(this.#requireActive(profile))),
       listAccelerations: answer(() => this.#accelerations()),
       countDecisions: answer(({ profile }) => this.#requireActive(profile).datapath.counters().reasons),
@@ -317,6 +319,31 @@ class SimulatedNode {
     this.#notify('changed', {});
     const leaving = datapaths.flatMap((datapath) => datapath.leaving.filter(({ cgroup }) => wanted.has(cgroup)));
     return { detachedLinks: before - countLinks(), remainingConnections, ...(leaving.length > 0 ? { leaving } : {}) };
+  }
+
+  /** What is kept is all that a simulated node has to clean. */
+  #clean(isDryRun: boolean): CleanReport {
+    const kept = [...this.#active.values()].filter(({ isKept }) => isKept);
+    const items = kept.map(
+      ({ datapath }): Leftover => ({
+        kind: 'kept-acceleration',
+        where: datapath.profile.name,
+        what: `Acceleration (${datapath.profile.name}) that is kept for ${datapath.pods.map(({ cgroup }) => cgroup).join(', ')}.`,
+        isRemoved: !isDryRun,
+        problem: null,
+      }),
+    );
+    if (!isDryRun) {
+      for (const active of kept) {
+        for (const { cgroup } of active.datapath.pods) {
+          active.datapath.withdraw(cgroup);
+        }
+        active.isKept = false;
+      }
+      this.#settle();
+      this.#notify('changed', {});
+    }
+    return { items };
   }
 
   /** Detaches what no connection needs any more. */

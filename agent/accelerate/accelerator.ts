@@ -1,13 +1,15 @@
 import { accessSync, constants } from 'node:fs';
 import { createHash, randomBytes } from 'node:crypto';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import type { AccelerationInfo, AccelerationRequest, DecisionCounters, LeavingPod, MeshProfile, PodEnrolment, TurnOffReport } from '../protocol/acceleration.ts';
+import type { CleanReport, Leftover } from '../protocol/clean.ts';
 import { customizeProfile } from '../protocol/customProfile.ts';
 import { checkCgroup, checkEnrolments, overlapError } from '../protocol/enrolment.ts';
 import { cancelledError, MeshpathError, toMeshpathError } from '../protocol/errors.ts';
 import type { WireError } from '../protocol/errors.ts';
-import type { NodeHandlers, Notify } from '../protocol/node.ts';
+import type { CallContext, NodeHandlers, Notify } from '../protocol/node.ts';
 import type { CgroupPath } from '../protocol/scalars.ts';
 import { findCgroup2Mount } from '../kernel/cgroup2Mount.ts';
 import { ATTACH_TYPE } from '../libbpf/bpfObject.ts';
@@ -51,6 +53,8 @@ export interface AcceleratorOptions {
 /** The part of a node that turns acceleration on and off. */
 export interface Accelerator
   extends Pick<NodeHandlers, 'turnAccelerationOn' | 'turnAccelerationOff' | 'upgradeAcceleration' | 'listAccelerations' | 'countDecisions'> {
+  /** Turns off what is kept by this agent or by none, of whatever version, and removes its pins; unless `isDryRun`: then it only tells. */
+  readonly clean: (request: { readonly isDryRun: boolean }, context: CallContext) => Promise<CleanReport>;
   /** Turns off what is not kept, and frees everything. Safe to call more than once. */
   readonly dispose: () => Promise<void>;
 }
@@ -86,10 +90,15 @@ export function createAccelerator(options: AcceleratorOptions): Accelerator {
       });
 
   let timer: NodeJS.Timeout | undefined;
+  let isDueAt = Infinity;
+  // Requests that come one after the other bring it forward and never put it off.
   const schedule = (milliseconds: number): void => {
-    clearTimeout(timer);
-    if (!accelerator.isIdle) {
+    const at = performance.now() + milliseconds;
+    if (!accelerator.isIdle && at < isDueAt) {
+      clearTimeout(timer);
+      isDueAt = at;
       timer = setTimeout(() => {
+        isDueAt = Infinity;
         void inTurn(() => {
           accelerator.upkeep();
           schedule(Math.min(milliseconds * 2, UPKEEP_MILLISECONDS));
@@ -105,6 +114,7 @@ export function createAccelerator(options: AcceleratorOptions): Accelerator {
     turnAccelerationOff: answer(({ cgroups }: { readonly cgroups: readonly CgroupPath[] | null }) => accelerator.turnOff(cgroups)),
     upgradeAcceleration: answer(({ profile }: { readonly profile: string }) => accelerator.upgrade(profile)),
     listAccelerations: answer(() => accelerator.list()),
+    clean: answer(({ isDryRun }: { readonly isDryRun: boolean }) => accelerator.clean(isDryRun)),
     countDecisions: answer(({ profile }: { readonly profile: string }) => accelerator.countDecisions(profile)),
     dispose: () =>
       inTurn(async () => {
@@ -236,6 +246,33 @@ class MachineAccelerator {
     return set.datapath.countDecisions();
   }
 
+  async clean(isDryRun: boolean): Promise<CleanReport> {
+    const { complete, staged } = this.#holder === null && this.#folder === null ? { complete: [], staged: [] } : listSetNames(this.#keptPath);
+    const problem = this.#holder === null ? null : heldError(this.#holder).toJSON();
+    const items = [...complete, ...staged].map((name): Leftover => {
+      const set = this.#sets.find(({ datapath }) => datapath.keptName === name);
+      return { kind: 'kept-acceleration', where: join(this.#keptPath, name), what: describeKept(set), isRemoved: problem === null && !isDryRun, problem };
+    });
+    if (!isDryRun && problem === null && items.length > 0) {
+      const kept = this.#sets.filter(({ datapath }) => datapath.isKept);
+      for (const { datapath } of kept) {
+        datapath.withdraw(new Set(datapath.pods.map(({ cgroup }) => cgroup)));
+      }
+      await waitForPending(kept);
+      for (const { datapath } of kept) {
+        // What connections still need ends with them, or with this agent.
+        datapath.unkeep();
+      }
+      this.#settle();
+      for (const name of this.#unreadable.keys()) {
+        await removeAbandonedSet(this.#keptPath, name);
+      }
+      this.#unreadable = new Map();
+      this.#options.notify('changed', {});
+    }
+    return { items };
+  }
+
   /** Takes over what is kept, where there is something and nobody else has it. */
   async adoptKept(): Promise<void> {
     if (this.#folder !== null) {
@@ -286,14 +323,7 @@ class MachineAccelerator {
     for (const { datapath } of ending) {
       datapath.withdraw(new Set(datapath.pods.map(({ cgroup }) => cgroup)));
     }
-    const deadline = performance.now() + PENDING_MILLISECONDS;
-    const isPending = (): boolean => ending.some(({ datapath }) => datapath.hasOpenQuestions() || (datapath.hasPending() && performance.now() < deadline));
-    // Between the rewrite and its SYN, a connection is nowhere to be seen.
-    if (ending.length > 0) {
-      do {
-        await delay(PENDING_STEP_MILLISECONDS);
-      } while (isPending());
-    }
+    await waitForPending(ending);
     for (const set of this.#sets.splice(0)) {
       if (ending.includes(set)) {
         set.datapath.close();
@@ -464,6 +494,28 @@ function refuseOtherSettings(profile: MeshProfile, current: ManagedSet | undefin
       remedy: 'Give the profile with these settings a name of its own, or turn the other pods off first.',
     });
   }
+}
+
+/** Lets connections that are just being opened, and questions to the sidecars' resolvers, come to where they need the programs no more. */
+async function waitForPending(sets: readonly ManagedSet[]): Promise<void> {
+  const deadline = performance.now() + PENDING_MILLISECONDS;
+  const isPending = (): boolean => sets.some(({ datapath }) => datapath.hasOpenQuestions() || (datapath.hasPending() && performance.now() < deadline));
+  if (sets.length > 0) {
+    // Between the rewrite and its SYN, a connection is nowhere to be seen.
+    do {
+      await delay(PENDING_STEP_MILLISECONDS);
+    } while (isPending());
+  }
+}
+
+function describeKept(set: ManagedSet | undefined): string {
+  if (set === undefined) {
+    return 'Acceleration that is kept by another agent, or of a version that this agent cannot read.';
+  }
+  const cgroups = set.datapath.pods.map(({ cgroup }) => cgroup);
+  return cgroups.length === 0
+    ? `Programs (${set.profile.name}) that see connections of before to their end.`
+    : `Acceleration (${set.profile.name}) that is kept for ${cgroups.join(', ')}.`;
 }
 
 function notOnError(what: string): MeshpathError {

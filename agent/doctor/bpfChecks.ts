@@ -95,7 +95,7 @@ export function checkLeftovers(objects: { readonly programs: readonly ProgramInf
       code: 'ACCELERATION_OVERLAPS',
       message: 'Objects of Meshpath are left from before.',
       reason: `There are ${found}. Programs without a pin stay as long as connections that were accelerated are open.`,
-      remedy: pins.length > 0 ? `Remove the pins: \`sudo rm ${nameSome(pins, ' ')}\`.` : 'They go away when these connections close. Restart the pods to close them now.',
+      remedy: pins.length > 0 ? 'Where acceleration was not kept on purpose, remove it: `meshpath clean` (in VS Code: Meshpath: Clean Up Node).' : 'They go away when these connections close. Restart the pods to close them now.',
     },
   };
 }

@@ -1,4 +1,5 @@
 import type { AccelerationInfo, AccelerationRequest, DecisionCounters, DecisionEvents, PodInfo, TurnOffReport } from './acceleration.ts';
+import type { CleanReport } from './clean.ts';
 import type { ConnectionList, ConnectionScope } from './connections.ts';
 import type { DoctorReport } from './doctor.ts';
 import type { WireError } from './errors.ts';
@@ -71,6 +72,12 @@ export interface Methods {
    * other, and those of before go on.
    */
   upgradeAcceleration: { params: { readonly profile: string }; result: AccelerationInfo };
+  /**
+   * Finds what is on the node of Meshpath's and stays without an agent: acceleration that is kept, what labs left, and files of agents
+   * that do not run; removes it unless `isDryRun`. Established connections go on. What belongs to others, or to a living
+   * process, is not touched.
+   */
+  cleanNode: { params: { readonly isDryRun: boolean }; result: CleanReport };
   listAccelerations: { params: Record<string, never>; result: readonly AccelerationInfo[] };
   countDecisions: { params: { readonly profile: string }; result: DecisionCounters };
   /** The TCP connections that are open, with whether each is accelerated and, if not, why not. */
@@ -115,6 +122,7 @@ export const METHOD_NAMES = [
   'turnAccelerationOn',
   'turnAccelerationOff',
   'upgradeAcceleration',
+  'cleanNode',
   'listAccelerations',
   'countDecisions',
   'listConnections',
