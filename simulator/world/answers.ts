@@ -14,6 +14,9 @@ export interface Answer {
   readonly route: RouteDecision;
 }
 
+/** The two bits of ECN in the type of service, which answers leave out. */
+const ECN_BITS = 3;
+
 /** What a kernel says in an ICMP error, by its two families. */
 export const ICMP_ERRORS = {
   netUnreachable: { ipv4: [3, 0], ipv6: [1, 0] },
@@ -46,7 +49,7 @@ export function rejectAnswer(namespace: WorldNamespace, packet: WorldPacket, kin
   return answer === undefined ? undefined : icmpError(namespace, packet, answer, isLocal ? packet.destination : null);
 }
 
-/** nf_send_reset: a segment in the other direction, which carries the connection as RELATED. */
+/** nf_send_reset: a segment in the other direction, which carries the connection as RELATED and closes it (nf_conntrack_tcp_set_closing). */
 function rejectReset(namespace: WorldNamespace, packet: WorldPacket): Answer | null {
   if ((packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0 || !packet.hasTransport || isMany(packet.destination)) {
     return null;
@@ -56,12 +59,23 @@ function rejectReset(namespace: WorldNamespace, packet: WorldPacket): Answer | n
   answer.mark = reflectedMark(namespace, packet);
   answer.tracking = relatedTracking(packet);
   answer.trackingDone = answer.tracking !== null;
-  return { packet: answer, route: findOutputRoute(namespace, { destination: answer.destination, source: answer.source, mark: answer.mark, inInterface: 'lo' }, true) };
+  const route = findOutputRoute(namespace, { destination: answer.destination, source: answer.source, mark: answer.mark, inInterface: 'lo' }, true);
+  if (packet.tracking !== null && route.kind !== 'refuse') {
+    packet.tracking.connection.tcpState = 'CLOSE';
+  }
+  return { packet: answer, route };
 }
 
 /** Makes the segment that TCP answers with for a socket that does not exist (net/ipv4/tcp_ipv4.c, tcp_v4_send_reset); null to a reset. */
 export function tcpReset(namespace: WorldNamespace, packet: WorldPacket): Answer | null {
-  return (packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0 ? null : tcpAnswer(namespace, packet, resetFlags(packet), null);
+  if ((packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0) {
+    return null;
+  }
+  const answer = tcpAnswer(namespace, packet, resetFlags(packet), null);
+  if (answer !== null) {
+    answer.packet.tos = packet.tos & ~ECN_BITS;
+  }
+  return answer;
 }
 
 /** Makes a segment in the other direction: of a socket, or with null of the kernel's own. */

@@ -51,6 +51,8 @@ const STAGES: Readonly<Record<Hook, readonly Stage[]>> = {
   POSTROUTING: ['mangle', 'nat', 'confirm'],
 };
 
+const NFT_INPUT: readonly Stage[] = ['mangle', 'filter', 'nat', 'security', 'confirm'];
+
 const ACCEPT: PacketVerdict = { kind: 'accept' };
 
 /** Says whether anything runs at a hook of a namespace for a family: a hook with nothing costs nothing. */
@@ -64,7 +66,7 @@ export function isHookUsed(rules: FamilyRules, hook: Hook): boolean {
  */
 export function runHook(context: HookContext, hook: Hook, packet: WorldPacket): PacketVerdict {
   context.environment.hook = hook;
-  for (const stage of STAGES[hook]) {
+  for (const stage of hook === 'INPUT' && context.rules.asksSecurityLast ? NFT_INPUT : STAGES[hook]) {
     const verdict = runStage(context, hook, stage, packet);
     if (verdict.kind !== 'accept') {
       return verdict;

@@ -204,6 +204,11 @@ function errnoOf(packet: WorldPacket): string | null {
 
 function unclaimed(context: HookContext, packet: WorldPacket, error: Readonly<Record<'ipv4' | 'ipv6', readonly [number, number]>>, reason: string): Delivery {
   const answer = icmpError(context.namespace, packet, error[packet.isIpv4 ? 'ipv4' : 'ipv6'], packet.destination);
+  if (answer !== null && packet.protocol === PROTOCOL.udp) {
+    // UDP lets go of the connection before it looks for a socket (net/ipv4/udp.c, nf_reset_ct), so that the answer does not carry it.
+    answer.packet.tracking = null;
+    answer.packet.trackingDone = false;
+  }
   return { taker: null, reason, answers: listed(answer) };
 }
 

@@ -284,7 +284,10 @@ export class PacketWay {
     if (stopped !== null) {
       return stopped;
     }
-    const route = findRoute(namespace, { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: link.name });
+    // Packets to ::1 take only routes of the device that they came by (net/ipv6/route.c, rt6_need_strict).
+    const route: RouteDecision = isIpv6Loopback(packet.destination) && link.kind !== 'loopback'
+      ? { kind: 'refuse', errno: 'ENETUNREACH', reason: `${packet.destination.text} is not reached from ${link.name}`, table: null }
+      : findRoute(namespace, { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: link.name });
     if (route.kind === 'unknown') {
       return this.#unknownRoute(namespace, route.dependsOn);
     }
@@ -439,7 +442,7 @@ export class PacketWay {
     }
     const wrongWay = (): JourneyEnd => this.#martian(namespace, `the way back to ${packet.source.text} is not by ${link.name} (net.ipv4.conf.${link.name}.rp_filter is ${filter})`);
     if (back.kind === 'refuse') {
-      return back.table !== null ? this.#martian(namespace, `${back.reason} on the way back to ${packet.source.text} (martian)`) : filter === 0 ? null : wrongWay();
+      return filter === 0 ? null : wrongWay();
     }
     if (back.kind !== 'unicast' && !(back.kind === 'local' && acceptsLocal)) {
       return this.#ownSource(namespace);

@@ -192,7 +192,7 @@ function selectAnyAddress(namespace: WorldNamespace): Address | null {
 /** RFC 6724: the same address, then a scope that reaches, then the longest common prefix. */
 function selectIpv6Address(namespace: WorldNamespace, own: readonly InterfaceAddress[], towards: Address): Address | null {
   const isLinkLocal = (address: Address): boolean => (address.w0 & -0x40_0000) === (0xfe80_0000 | 0);
-  const candidates = (entries: readonly InterfaceAddress[]): Address[] => entries.map(({ address }) => Address.of(address)).filter((address) => !address.isIpv4 && !(address.w0 === 0 && address.w1 === 0 && address.w2 === 0 && address.w3 === 1));
+  const candidates = (entries: readonly InterfaceAddress[]): Address[] => entries.map(({ address }) => Address.of(address)).filter((address) => !address.isIpv4 && (address.equals(towards) || !(address.w0 === 0 && address.w1 === 0 && address.w2 === 0 && address.w3 === 1)));
   const near = candidates(own);
   const all = isLinkLocal(towards) ? near : [...near, ...candidates(namespace.state.links.flatMap(({ addresses }) => addresses)).filter((address) => !isLinkLocal(address))];
   const rank = (address: Address): readonly number[] => [

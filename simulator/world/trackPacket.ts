@@ -132,6 +132,10 @@ function update(tracker: ConnectionTracker, packet: WorldPacket, found: FoundCon
       return `${packet.summary()} does not belong into a connection in state ${connection.tcpState}: INVALID.`;
     }
   }
+  if (packet.protocol === PROTOCOL.gre && connection.seenReply) {
+    // nf_conntrack_proto_gre.c, nf_conntrack_gre_packet; protocols without a tracker of their own are never assured.
+    connection.assured = true;
+  }
   if (isReply && connection.confirmed) {
     connection.seenReply = true;
   }

@@ -25,6 +25,8 @@ export interface FamilyRules {
   readonly tracksConnections: boolean;
   /** Whether fragments are collected before rules see them: where conntrack is on, and for TPROXY and `-m socket`. */
   readonly collectsFragments: boolean;
+  /** Whether table security is asked after the source NAT of INPUT: iptables-nft gives it priority 150 instead of 50 (iptables/nft.c). */
+  readonly asksSecurityLast: boolean;
   readonly routes: RoutingTables;
 }
 
@@ -125,6 +127,7 @@ function buildFamily(state: NetworkNamespace, family: FamilyName, title: string,
     ruleSets,
     tables,
     tracksConnections,
+    asksSecurityLast: state.ruleSets.some((ruleSet) => ruleSet.family === family && ruleSet.backend === 'nft'),
     collectsFragments: tracksConnections || ruleSets.some(needsWholePackets),
     routes: compileRoutes(withLocalRoutes(state, family), withDefaultRules(state.routingRules.filter((rule) => rule.family === family), family)),
   };

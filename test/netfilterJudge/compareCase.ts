@@ -26,12 +26,13 @@ export interface Comparison {
  * the same reason it goes on behind what is not known only where stimuli have nothing to do with each other.
  */
 export function compareCase(
-  judged: Pick<JudgeCase, 'rules'>,
+  judged: Pick<JudgeCase, 'rules' | 'stimuli' | 'world'>,
   observations: readonly Observation[],
   predictions: readonly Prediction[],
   areIndependent = false,
 ): Comparison {
   const quiet = emptyChains(judged);
+  const hide = hideChance(judged);
   const dependsOn = new Set<string>();
   let agreed = 0;
   for (const [index, observation] of observations.entries()) {
@@ -44,8 +45,9 @@ export function compareCase(
       break;
     }
     const before = predictions[index - 1];
-    const difference = compareObservations(quiet, observation, prediction.observation) ??
-      compareConnections([observations[index - 1], observation], [before?.kind === 'known' ? before.observation : undefined, prediction.observation], before?.kind === 'unknown');
+    const [kernel, simulator] = [hide(observation), hide(prediction.observation)];
+    const difference = compareObservations(quiet, kernel, simulator) ??
+      compareConnections([hide(observations[index - 1]), kernel], [hide(before?.kind === 'known' ? before.observation : undefined), simulator], before?.kind === 'unknown');
     if (difference !== null) {
       return { agreed, undecided: observations.length - agreed - 1, dependsOn: [...dependsOn], difference: { stimulus: index, ...difference } };
     }
@@ -153,6 +155,18 @@ function subtract(from: readonly string[], what: readonly string[]): readonly st
     }
     return index < 0;
   });
+}
+
+/**
+ * Where NAT has to take another port, the kernel picks one by chance (nf_nat_core.c, nf_nat_l4proto_unique_tuple): ports that
+ * nothing in the case names are not told apart.
+ */
+function hideChance(judged: Pick<JudgeCase, 'rules' | 'stimuli' | 'world'>): <Seen extends Observation | undefined>(observation: Seen) => Seen {
+  const named = new Set((JSON.stringify(judged).match(/\d{4,5}/g) ?? []).map(Number));
+  return <Seen extends Observation | undefined>(observation: Seen) =>
+    observation === undefined
+      ? observation
+      : (JSON.parse(JSON.stringify(observation).replaceAll(/:(\d{4,5})(?=["\s>)]|$)/g, (text, port: string) => (named.has(Number(port)) ? text : ':*'))) as Seen);
 }
 
 /** Says whether the policy of a chain is of no account. */

@@ -66,7 +66,7 @@ export class JudgeBench {
   /** Asks both and compares. */
   compare(draft: CaseDraft, isPatient = false): { readonly comparison: Comparison; readonly kernel: readonly Observation[] } {
     const kernel = this.#driver.run(draft, isPatient);
-    return { comparison: compareCase(draft, kernel, predictCase(this.complete(draft))), kernel };
+    return { comparison: compareCase(this.complete(draft), kernel, predictCase(this.complete(draft))), kernel };
   }
 
   /** Asks the kernel only. */
@@ -143,7 +143,7 @@ export function judgeRuleSet(texts: { readonly ipv4: string; readonly ipv6: stri
       for (let batch = 0; tally.flows - before < wanted && batch * FLOWS_PER_BATCH < wanted * 4; batch += 1) {
         const draft: CaseDraft = { rules, stimuli: flowsFor(loaded, choices, FLOWS_PER_BATCH, seed + index * 101 + batch) };
         const kernel = bench.observe(draft);
-        const comparison = compareCase(draft, kernel, predictCase(bench.complete(draft), world), true);
+        const comparison = compareCase(bench.complete(draft), kernel, predictCase(bench.complete(draft), world), true);
         addComparison(tally, comparison);
         if (comparison.difference !== null) {
           explainDifference(bench, draft, tally);

@@ -3,6 +3,7 @@ import type { NamespaceId, PortNumber, Uint64Text } from '../../agent/protocol/s
 import type { NetworkLink, NetworkNamespace, Route, RoutingRule, Snapshot, SocketInfo } from '../../agent/protocol/snapshot.ts';
 import { SNAPSHOT_FORMAT, SNAPSHOT_VERSION } from '../../agent/protocol/snapshot.ts';
 import type { Hook, RulePlace, TraceStep } from '../../agent/protocol/trace.ts';
+import type { PacketDraft } from '../../simulator/netfilter/packetDraft.ts';
 import type { Connection } from '../../simulator/world/conntrack.ts';
 import type { Journey } from '../../simulator/world/journey.ts';
 import type { Exchange } from '../../simulator/world/network.ts';
@@ -84,6 +85,9 @@ function joinPassages(world: JudgeWorld, nameOf: (id: NamespaceId) => string, jo
     // There is no way: the packet was never made.
     return [];
   }
+  if (journey.cause === null && stimulus.kind === 'arrive' && isRefusedByDevice(journey.sent)) {
+    return [];
+  }
   const arrives = journey.cause === null && stimulus.kind === 'arrive';
   const hasPorts = journey.sent.transport.kind === 'tcp' || journey.sent.transport.kind === 'udp';
   const family = isIpv4(journey.sent.source) ? 'ipv4' : 'ipv6';
@@ -97,7 +101,7 @@ function joinPassages(world: JudgeWorld, nameOf: (id: NamespaceId) => string, jo
     }
     passage.end = { hook: 'POSTROUTING', packet: writePacket(packet), device };
     const next = device === 'lo' ? { namespace: nameOf(namespace), name: 'lo' } : findLink(world, nameOf(namespace), device)?.peer;
-    if (next !== undefined) {
+    if (next !== undefined && !(next.name !== 'lo' && isRefusedByDevice(packet))) {
       passages.push({ namespace: next.namespace, family, start: { hook: 'PREROUTING', packet: writePacket(packet), device: next.name }, visits: [], end: null });
     }
   }
@@ -121,6 +125,11 @@ function joinPassages(world: JudgeWorld, nameOf: (id: NamespaceId) => string, jo
     }
   }
   return passages;
+}
+
+/** Loopback and multicast addresses where they must not be never get as far as netfilter (net/ipv6/ip6_input.c, ip6_rcv_core). */
+function isRefusedByDevice({ source, destination }: PacketDraft): boolean {
+  return source === '::1' || destination === '::1' || source.startsWith('ff');
 }
 
 function isWithin(passage: Passage | undefined, namespace: string, hook: Hook, latest: Hook | null): boolean {
