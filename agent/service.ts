@@ -73,7 +73,7 @@ export function createAgentService(options: AgentOptions): (notify: Notify) => N
       programPath: join(dirname(options.objectPath), 'lab.cjs'),
       notify: (progress) => notify('labProgress', progress),
       listAccelerations: () => listAccelerations({}, { signal: disposal.signal }),
-      turnAccelerationOn: (profile, pods, signal) => turnAccelerationOn({ profile, pods }, { signal }),
+      turnAccelerationOn: (request, signal) => turnAccelerationOn(request, { signal }),
       turnAccelerationOff: async (cgroups) => {
         await openAccelerator().turnAccelerationOff({ cgroups }, { signal: disposal.signal });
       },

@@ -1,6 +1,6 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { MESH_PROFILES } from '../protocol/acceleration.ts';
-import type { AccelerationInfo, DecisionEvents, MeshProfile, PodEnrolment } from '../protocol/acceleration.ts';
+import type { AccelerationInfo, AccelerationRequest, DecisionEvents, MeshProfile } from '../protocol/acceleration.ts';
 import type { ConnectionList } from '../protocol/connections.ts';
 import { cancelledError, inputError, MeshpathError } from '../protocol/errors.ts';
 import { LAB_PATHS, LAB_POD_LIMITS, LAB_SERVER_PORT } from '../protocol/lab.ts';
@@ -17,7 +17,7 @@ import { waitUntilListening } from './listening.ts';
 import { APPLICATION_IDENTITY } from './pod.ts';
 import type { LabPod } from './pod.ts';
 import { identifyProcess, isRunning } from './processIdentity.ts';
-import { findLabs, removeLab } from './removeLab.ts';
+import { endLabProcesses, findLabs, removeLab } from './removeLab.ts';
 import type { LabRemains } from './removeLab.ts';
 import { runTraffic } from './runTraffic.ts';
 import type { ServerParams } from './programs/reports.ts';
@@ -38,7 +38,7 @@ export interface LabSurroundings {
   readonly programPath: string;
   readonly notify: (progress: LabProgress) => void;
   readonly listAccelerations: () => Promise<readonly AccelerationInfo[]>;
-  readonly turnAccelerationOn: (profile: string, pods: readonly PodEnrolment[], signal: AbortSignal) => Promise<AccelerationInfo>;
+  readonly turnAccelerationOn: (request: AccelerationRequest, signal: AbortSignal) => Promise<AccelerationInfo>;
   readonly turnAccelerationOff: (cgroups: readonly CgroupPath[]) => Promise<void>;
   readonly listConnections: (signal: AbortSignal) => Promise<ConnectionList>;
   /** Calls `listener` with what the programs decide until the returned function is called. */
@@ -81,6 +81,7 @@ async function bringUp(surroundings: LabSurroundings, request: LabRequest, signa
     surroundings.notify({ name, text, done, total });
   };
   const lab = await createLab({ name, pods: count, rules: path === 'iptables' ? rules : null, programPath: surroundings.programPath, signal, report });
+  let undo = (): Promise<void> => Promise.resolve();
   try {
     const pods: RecordedPod[] = [];
     for (const pod of lab.pods) {
@@ -91,10 +92,14 @@ async function bringUp(surroundings: LabSurroundings, request: LabRequest, signa
     if (signal.aborted) {
       throw cancelledError('Making the lab');
     }
+    if (path === 'ebpf') {
+      await surroundings.turnAccelerationOn({ ...accelerationOf(name, profile.name, pods), keep: true }, signal);
+      undo = () => surroundings.turnAccelerationOff(pods.map(({ cgroup }) => cgroup));
+    }
     await writeLabRecord({ name, since: new Date().toISOString(), owner: null, setting: { profile: profile.name, path, sidecar }, pods });
     report('The lab is up.');
   } catch (error) {
-    await lab.dispose();
+    await undo().finally(() => lab.dispose());
     throw signal.aborted ? cancelledError('Making the lab') : error;
   }
   return describeNamed(name);
@@ -180,9 +185,19 @@ async function takeDown(surroundings: LabSurroundings, name: string): Promise<vo
     });
   }
   const record = await readLabRecord(name).catch(() => undefined);
-  const on = await acceleratedPods(surroundings, record);
-  if (on.length > 0) {
-    await surroundings.turnAccelerationOff(on);
+  const { cgroups, heldBy } = await acceleratedPods(surroundings, record);
+  if (heldBy !== null) {
+    throw new MeshpathError({
+      code: 'ACCELERATION_HELD',
+      message: `Another agent has the acceleration of the lab ${name}.`,
+      reason: `The agent with the process id ${heldBy} holds it, and two at once would undo what the other does.`,
+      remedy: 'Take the lab down there, or end that agent (disconnect) and try again.',
+    });
+  }
+  if (cgroups.length > 0) {
+    // Without its processes no connection is left for which programs would have to stay.
+    await endLabProcesses(name);
+    await surroundings.turnAccelerationOff(cgroups);
   }
   await removeLab(name);
 }
@@ -193,12 +208,12 @@ async function withAcceleration<Result>(surroundings: LabSurroundings, record: L
   if (setting?.path !== 'ebpf') {
     return task();
   }
-  const on = await acceleratedPods(surroundings, record);
-  const missing = pods.filter(({ cgroup }) => !on.includes(cgroup));
+  const { cgroups } = await acceleratedPods(surroundings, record);
+  const missing = pods.filter(({ cgroup }) => !cgroups.includes(cgroup));
   if (missing.length === 0) {
     return task();
   }
-  await surroundings.turnAccelerationOn(setting.profile, missing.map(({ cgroup, address }) => ({ cgroup, addresses: [address] })), signal);
+  await surroundings.turnAccelerationOn(accelerationOf(record.name, setting.profile, missing), signal);
   try {
     return await task();
   } finally {
@@ -206,10 +221,19 @@ async function withAcceleration<Result>(surroundings: LabSurroundings, record: L
   }
 }
 
-async function acceleratedPods(surroundings: LabSurroundings, record: LabRecord | undefined): Promise<CgroupPath[]> {
-  const cgroups = new Set(record?.pods.map(({ cgroup }) => cgroup));
-  const accelerations = await surroundings.listAccelerations();
-  return accelerations.flatMap(({ pods }) => pods.map(({ cgroup }) => cgroup)).filter((cgroup) => cgroups.has(cgroup));
+/** A lab's acceleration is a profile of its own: keeping it keeps nothing else of the node, and nothing else joins it. */
+function accelerationOf(name: string, profile: string, pods: readonly RecordedPod[]): AccelerationRequest {
+  return { profile, overrides: { name: `lab-${name}` }, pods: pods.map(({ cgroup, address }) => ({ cgroup, addresses: [address] })) };
+}
+
+/** Gives the pods of a lab for which acceleration is on, and the other agent that has it, where one has. */
+async function acceleratedPods(surroundings: LabSurroundings, record: LabRecord | undefined): Promise<{ readonly cgroups: readonly CgroupPath[]; readonly heldBy: number | null }> {
+  const own = new Set(record?.pods.map(({ cgroup }) => cgroup));
+  const on = (await surroundings.listAccelerations()).filter(({ pods }) => pods.some(({ cgroup }) => own.has(cgroup)));
+  return {
+    cgroups: on.flatMap(({ pods }) => pods.map(({ cgroup }) => cgroup)).filter((cgroup) => own.has(cgroup)),
+    heldBy: on.map(({ kept }) => kept?.heldBy ?? null).find((pid) => pid !== null) ?? null,
+  };
 }
 
 async function requireRemains(name: string): Promise<LabRemains> {

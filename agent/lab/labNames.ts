@@ -10,7 +10,7 @@ export const LABS_FOLDER = '/run/meshpath/labs';
 /** Named network namespaces (ip-netns(8)). */
 export const NAMESPACES_FOLDER = '/run/netns';
 
-const NAME = /^[a-z0-9][a-z0-9-]{0,39}$/;
+const NAME = /^[a-z0-9][a-z0-9-]{0,31}$/;
 /** No name of a lab has it, so that one lab's names never begin with another's. */
 const SEPARATOR = '.';
 
@@ -19,7 +19,7 @@ export function checkLabName(name: string): string {
   if (!NAME.test(name)) {
     throw inputError(
       'A lab cannot have this name.',
-      `${JSON.stringify(name.slice(0, 60))} is not 1 to 40 lower-case letters, digits and hyphens.`,
+      `${JSON.stringify(name.slice(0, 60))} is not 1 to 32 lower-case letters, digits and hyphens.`,
       'Give a name such as lab-1.',
     );
   }

@@ -104,6 +104,14 @@ async function stateOf(name: string): Promise<LabRemains['state']> {
   return isRunning(record.owner) ? 'owned' : 'left';
 }
 
+/** Ends every process of a lab and waits until they are gone. */
+export async function endLabProcesses(name: string): Promise<void> {
+  const mount = cgroupMount();
+  if (mount !== null) {
+    await endProcesses(join(mount, labId(name)));
+  }
+}
+
 /** Ends all processes of a cgroup by their ids and waits until the kernel has let go of them. */
 async function endProcesses(folder: string): Promise<void> {
   const deadline = Date.now() + KILL_DEADLINE_MILLISECONDS;

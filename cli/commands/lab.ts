@@ -24,7 +24,7 @@ export const labUpCommand: Command = {
   usage: '[-- COMMAND [ARGUMENT]…]',
   operands: { min: 0, max: MAX_COMMAND_WORDS },
   description: [
-    'Makes network namespaces, veth pairs on a bridge of their own and cgroups, loads the rules of the mesh into each pod, and starts an echo server and a transparent sidecar in each. Needs root, ip and, for the path iptables, iptables-restore. The lab stays until meshpath lab down.',
+    'Makes network namespaces, veth pairs on a bridge of their own and cgroups, loads the rules of the mesh into each pod, and starts an echo server and a transparent sidecar in each. Needs root, ip and, for the path iptables, iptables-restore. The lab stays until meshpath lab down; so do the programs of a lab of the path ebpf, which are kept for it alone.',
     'Its addresses (10.77.0.0/24) are in its own namespaces only: they cannot meet those of this machine or of another lab.',
     'A COMMAND is a sidecar of your own: it runs in each pod as the user of the mesh, must listen on both ports, and asks SO_ORIGINAL_DST. In its arguments {outbound-port}, {inbound-port} and {passthrough-source} are filled in.',
   ],
@@ -61,8 +61,8 @@ export const labRunCommand: Command = {
   usage: '',
   operands: { min: 0, max: 0 },
   description: [
-    'The client of one pod connects to the echo server of another. Shown are the address that each end sees, the original destination that each sidecar was told, which connections went past TCP and why not, latency, and what the programs decided.',
-    'In a lab of the path ebpf acceleration is on during the run, unless it is on already. The exit code is 0 where every byte of every connection came back right, and 1 where not.',
+    'The client of one pod connects to the echo server of another. Shown are the address that each end sees, the original destination that each sidecar was told, which connections went from socket to socket and why not, latency, and what the programs decided.',
+    'The exit code is 0 where every byte of every connection came back right, and 1 where not.',
   ],
   options: {
     name: NAME_OPTION,

@@ -10,7 +10,7 @@ const TITLE = 'Bring Lab Up';
 
 const PATH_TEXTS: Readonly<Record<LabPath, { readonly label: string; readonly detail: string }>> = {
   iptables: { label: 'iptables', detail: "The mesh's own rules in every pod; acceleration can be turned on beside them" },
-  ebpf: { label: 'eBPF', detail: 'No rules: the programs alone lead traffic to the sidecars while traffic is run' },
+  ebpf: { label: 'eBPF', detail: 'No rules: programs that stay with the lab lead traffic to the sidecars, and from socket to socket' },
   none: { label: 'none', detail: 'Nothing leads traffic to the sidecars' },
 };
 const SIDECAR_TEXTS: Readonly<Record<LabSidecarName, string>> = {
@@ -101,6 +101,7 @@ async function confirm(chosen: ReadyNode, request: LabRequest): Promise<boolean>
         `• ${request.pods + 1} network namespaces on a bridge of their own, without a way to any other network`,
         `• ${request.pods} cgroups with an echo server and a sidecar (${typeof request.sidecar === 'string' ? request.sidecar : request.sidecar.command.join(' ')}) each`,
         ...(request.path === 'iptables' ? [`• the iptables rules of ${request.profile} in those namespaces only`] : []),
+        ...(request.path === 'ebpf' ? ['• eBPF programs for those cgroups, pinned until the lab is taken down'] : []),
         '',
         'It stays until you take it down, also when you disconnect.',
       ].join('\n'),

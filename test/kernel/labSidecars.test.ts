@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { copyFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -23,6 +24,8 @@ import { findCommand, missingForKernel } from '../requirements.ts';
 
 const skip = missingForKernel();
 const PREBUILT_OBJECT = join(import.meta.dirname, '../../bpf/prebuilt/meshpath.bpf.o');
+/** Of this test alone: agents of other runs are not in the way. */
+const KEPT_FOLDER = `/sys/fs/bpf/meshpath-test-${process.pid}-lab`;
 /** A configuration as a person may have one, for HAProxy: its ports come by the environment. */
 const OWN_CONFIGURATION = `
 defaults
@@ -55,7 +58,7 @@ after(async () => {
 });
 
 function openNode(): Node {
-  return connectInProcess(createAgentService({ objectPath, agentVersion: 'test' }));
+  return connectInProcess(createAgentService({ objectPath, agentVersion: 'test', keptFolder: KEPT_FOLDER }));
 }
 
 function labName(): string {
@@ -164,6 +167,27 @@ describe('a lab of the agent', { skip }, () => {
     }
     await waitForNothingLeft({ labId: `meshpath-lab-${request.name}`, programIds: [] });
     assert.ok(!(await readdir(LABS_FOLDER)).includes(request.name));
+  });
+
+  test('a lab of programs goes on without its agent, and what is kept for it goes with it', async () => {
+    const request = createRequest({ path: 'ebpf' });
+    const first = openNode();
+    await first.call('bringLabUp', request);
+    await first.close();
+    const second = openNode();
+    try {
+      const [acceleration] = await second.call('listAccelerations', {});
+      assert.deepEqual([acceleration?.profile, acceleration?.kept?.heldBy, acceleration?.pods.length], [`lab-${request.name}`, null, 2]);
+      const report = await second.call('runInLab', { name: request.name, from: 'pod-b', to: 'pod-a', connections: 4, bytes: 1_000, parallel: 4 });
+      assert.deepEqual([report.exact, new Set(report.legs.map(({ state }) => state))], [4, new Set(['accelerated'])]);
+      assert.equal((await second.call('listAccelerations', {})).length, 1, 'a run leaves it as it was');
+    } finally {
+      await second.call('takeLabDown', { name: request.name });
+      assert.deepEqual(await second.call('listAccelerations', {}), []);
+      await second.close();
+    }
+    assert.equal(existsSync(KEPT_FOLDER), false);
+    await waitForNothingLeft({ labId: `meshpath-lab-${request.name}`, programIds: [] });
   });
 
   test('traffic without rules goes past the sidecars', async () => {
