@@ -291,3 +291,33 @@ test('traffic goes on for as long as somebody looks, within bounds', async () =>
     assert.ok(reasons.has(reason), reason);
   }
 });
+
+test('the world of a simulated node is a lab: what each end sees is the same by rules and by programs', async () => {
+  const { node, pods } = await connect();
+  const [lab] = await node.call('listLabs', {});
+  assert.deepEqual([lab?.name, lab?.state, lab?.pods.map(({ name, server }) => [name, server.port])], ['demo', 'up', [['pod-a', 9000], ['pod-b', 8080]]]);
+  const request = { name: 'demo', from: 'pod-a', to: 'pod-b', connections: 5, bytes: 10, parallel: 2 };
+  const byRules = await node.call('runInLab', request);
+  await node.call('turnAccelerationOn', { profile: 'istio', pods });
+  const byPrograms = await node.call('runInLab', request);
+  const seen = ({ exact, failures, clientPeers, serverPeers, sidecars }: typeof byRules): unknown => ({ exact, failures, clientPeers, serverPeers, sidecars });
+  assert.deepEqual(seen(byPrograms), seen(byRules));
+  const destination = { address: '10.244.1.3', port: 8080 };
+  assert.deepEqual(byRules.serverPeers, [{ value: '127.0.0.6', count: 5 }]);
+  assert.deepEqual(byRules.sidecars.map(({ pod, side, originalDestinations }) => [pod, side, originalDestinations]), [
+    ['pod-a', 'outbound', [{ value: destination, count: 5 }]],
+    ['pod-b', 'inbound', [{ value: destination, count: 5 }]],
+  ]);
+  assert.deepEqual([byRules.legs, byRules.decisions], [[], []]);
+  assert.deepEqual(byPrograms.legs.map(({ text, state }) => [text, state]).toSorted(), [
+    ['envoy (pod-a) → envoy (pod-b)', 'accelerated'],
+    ['envoy (pod-b) → web (pod-b)', 'accelerated'],
+    ['shop (pod-a) → envoy (pod-a)', 'accelerated'],
+  ]);
+  assert.equal(byPrograms.decisions.find(({ value }) => value.reason === 'redirected_to_outbound')?.count, 5);
+  await rejects(node, 'runInLab', { ...request, name: 'lab' }, 'LAB_NOT_FOUND');
+  await rejects(node, 'runInLab', { ...request, to: 'pod-z' }, 'INPUT_INVALID');
+  await rejects(node, 'runInLab', { ...request, connections: 5_000 }, 'INPUT_INVALID');
+  await rejects(node, 'takeLabDown', { name: 'demo' }, 'NOT_SUPPORTED');
+  await rejects(node, 'bringLabUp', { name: 'lab', pods: 2, profile: 'istio', path: 'none', rules: null, sidecar: 'builtin' }, 'LAB_EXISTS');
+});
