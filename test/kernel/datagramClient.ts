@@ -1,4 +1,4 @@
-import { existsSync, writeSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import { getSystemErrorName } from 'node:util';
 import koffi from 'koffi';
 import { becomeUser } from '../../agent/lab/programs/program.ts';
@@ -7,12 +7,14 @@ import { formatIpAddress, isIpv4, mappedAddressBytes, toIpAddress } from '../../
 
 /**
  * A client of UDP that does one system call for each step that it is told, which Node.js cannot: it binds when it likes,
- * connects and connects again, and asks for names. Run as a program with DatagramClientParams as JSON; prints the results of the
- * steps as a JSON list, after `waiting` at each gate.
+ * connects and connects again, and asks for names. Run as a program with a file of DatagramClientParams as JSON, which it
+ * removes (arguments of a program cannot be so long); prints the results of the steps as a JSON list, after `waiting` at each gate.
  */
 export interface DatagramClientParams {
   readonly identity: ProgramIdentity;
   readonly steps: readonly DatagramStep[];
+  /** Whether the first step that fails is the last. */
+  readonly endsAtError: boolean;
 }
 
 export interface DatagramEnd {
@@ -30,7 +32,7 @@ export type DatagramStep =
   | { readonly do: 'send'; readonly name: string; readonly text: string; readonly to?: DatagramEnd; readonly times?: number }
   /** `named`: asks for the sender, as recvfrom(2) with an address does; `times` come with one recvmmsg(2) each. */
   | { readonly do: 'receive'; readonly name: string; readonly named?: boolean; readonly peek?: boolean }
-  | { readonly do: 'names'; readonly name: string }
+  | { readonly do: 'names' | 'peer'; readonly name: string }
   | { readonly do: 'close'; readonly name: string }
   /** Waits until there is a file of this path. */
   | { readonly do: 'gate'; readonly file: string };
@@ -178,6 +180,8 @@ class Client {
         const count = check(recvfromFunction(fd, bytes, bytes.length, step.peek === true ? MSG_PEEK : 0, isNamed ? address : null, isNamed ? [28] : null));
         return { text: Buffer.from(bytes.subarray(0, count)).toString('latin1'), ...(isNamed ? { from: readAddress(address) } : {}) };
       }
+      case 'peer':
+        return { peer: askName(getpeernameFunction, fd) };
       case 'names': {
         const local = askName(getsocknameFunction, fd);
         try {
@@ -201,6 +205,17 @@ class Client {
   }
 }
 
+function runStep(client: Client, step: DatagramStep): DatagramResult {
+  try {
+    return client.run(step);
+  } catch (error) {
+    if (error instanceof SystemCallError) {
+      return { error: error.message };
+    }
+    throw error;
+  }
+}
+
 function waitForFile(path: string): void {
   const never = new Int32Array(new SharedArrayBuffer(4));
   while (!existsSync(path)) {
@@ -208,20 +223,21 @@ function waitForFile(path: string): void {
   }
 }
 
-function main({ identity, steps }: DatagramClientParams): void {
+function main({ identity, steps, endsAtError }: DatagramClientParams): void {
   becomeUser(identity);
   const client = new Client();
-  const results = steps.map((step): DatagramResult => {
-    try {
-      return client.run(step);
-    } catch (error) {
-      if (error instanceof SystemCallError) {
-        return { error: error.message };
-      }
-      throw error;
+  const results: DatagramResult[] = [];
+  for (const step of steps) {
+    const result = runStep(client, step);
+    results.push(result);
+    if (endsAtError && result.error !== undefined) {
+      break;
     }
-  });
+  }
   writeSync(process.stdout.fd, `${JSON.stringify(results)}\n`);
 }
 
-main(JSON.parse(process.argv[2] ?? '') as DatagramClientParams);
+const paramsFile = process.argv[2] ?? '';
+const params = readFileSync(paramsFile, 'utf8');
+rmSync(paramsFile);
+main(JSON.parse(params) as DatagramClientParams);

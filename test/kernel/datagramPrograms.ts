@@ -1,3 +1,7 @@
+import { randomUUID } from 'node:crypto';
+import { writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
@@ -45,9 +49,11 @@ export interface DatagramClient {
 }
 
 /** Starts a client in a pod. */
-export async function startDatagramClient(pod: LabPod, steps: readonly DatagramStep[], identity: ProgramIdentity = APPLICATION_IDENTITY): Promise<DatagramClient> {
-  const params: DatagramClientParams = { identity, steps };
-  const client = await pod.start([process.execPath, '--import', 'tsx', CLIENT, JSON.stringify(params)], { identity: ROOT_IDENTITY });
+export async function startDatagramClient(pod: LabPod, steps: readonly DatagramStep[], identity: ProgramIdentity = APPLICATION_IDENTITY, endsAtError = false): Promise<DatagramClient> {
+  const params: DatagramClientParams = { identity, steps, endsAtError };
+  const file = join(tmpdir(), `meshpath-test-${process.pid}-${randomUUID()}.json`);
+  writeFileSync(file, JSON.stringify(params));
+  const client = await pod.start([process.execPath, '--import', 'tsx', CLIENT, file], { identity: ROOT_IDENTITY });
   const complaint = text(client.stderr);
   const lines = createInterface({ input: client.stdout });
   const waiting = new Promise<void>((resolve) => {

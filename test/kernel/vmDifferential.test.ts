@@ -4,14 +4,18 @@ import { afterEach, beforeEach, suite, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { createAgentService } from '../../agent/service.ts';
 import { AGENT_VERSION } from '../../agent/version.ts';
+import type { ProgramIdentity } from '../../agent/lab/programs/reports.ts';
+import { ISTIO_PROFILE } from '../../agent/protocol/acceleration.ts';
 import type { DecisionEvent } from '../../agent/protocol/acceleration.ts';
 import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import { connectInProcess } from '../../agent/protocol/node.ts';
 import type { Node } from '../../agent/protocol/node.ts';
 import { toPortNumber } from '../../agent/protocol/scalars.ts';
 import type { Endpoint } from '../../agent/protocol/scalars.ts';
-import type { Flow } from '../../agent/protocol/trace.ts';
+import type { Flow, FlowSource } from '../../agent/protocol/trace.ts';
 import { prebuiltObject } from '../../scripts/compileBpf.mjs';
+import { explainQuestion } from '../../simulator/explain/questionPath.ts';
+import type { QuestionFlow, QuestionPrediction } from '../../simulator/explain/questionPath.ts';
 import { predictSockops } from '../../simulator/explain/sockopsPath.ts';
 import { buildWorld } from '../../simulator/world/world.ts';
 import { createLab } from '../lab/lab.ts';
@@ -20,6 +24,8 @@ import { SIDECAR_IDENTITY } from '../../agent/lab/pod.ts';
 import type { LabPod } from '../../agent/lab/pod.ts';
 import { waitForNothingLeft } from '../lab/leftovers.ts';
 import { missingForKernel } from '../requirements.ts';
+import type { DatagramStep } from './datagramClient.ts';
+import { startDatagramClient, startDnsServer } from './datagramPrograms.ts';
 
 /** Ports from here on are chosen by the kernel (net.ipv4.ip_local_port_range). */
 const FIRST_EPHEMERAL_PORT = 32_768;
@@ -153,4 +159,42 @@ suite('the virtual machine against the kernel: what the programs decide about re
     const own = await compare(comparison, { address: lab.pod(0).address, port: toPortNumber(server.port) });
     assert.equal(own[0]?.reason, 'passed_own_address');
   });
+
+  for (const connects of [false, true]) {
+    test(`a question over UDP, ${connects ? 'of a connected socket' : 'of one that is not connected'}`, async () => {
+      const { lab, node, events } = comparison;
+      const pod = lab.pod(0);
+      await startDnsServer(pod, { identity: SIDECAR_IDENTITY, name: 'sidecar', addresses: ['127.0.0.1'], port: ISTIO_PROFILE.dnsPort ?? 0, answer: '192.0.2.1' });
+      await turnOn(comparison, pod);
+      const resolver: Endpoint = { address: toIpAddress('10.96.0.10'), port: toPortNumber(53) };
+      const source: FlowSource = { kind: 'process', namespace: pod.namespaceId, cgroup: pod.cgroup, uid: APPLICATION_ID, gid: APPLICATION_ID, address: null, port: null };
+      const world = buildWorld(await node.call('takeSnapshot', {}));
+      const predict = (flow: Partial<QuestionFlow>): QuestionPrediction => explainQuestion(world, { protocol: 'udp', source, destination: resolver, connects, ...flow }, readFileSync(prebuiltObject));
+      const predicted = predict({});
+      assert.equal(predicted.trace.outcome.result, 'delivered', predicted.trace.outcome.summary);
+      assert.match(predicted.trace.outcome.summary, connects ? /captured by connect4: An application asks/ : /captured by sendmsg4: An application asks/);
+      const send: DatagramStep = { do: 'send', name: 'a', text: 'q', ...(connects ? {} : { to: resolver }) };
+      const steps: readonly DatagramStep[] = [
+        { do: 'socket', name: 'a', family: 4 },
+        ...(connects ? ([{ do: 'connect', name: 'a', to: resolver }] as const) : []),
+        send,
+        ...(connects ? ([{ do: 'peer', name: 'a' }] as const) : []),
+        { do: 'receive', name: 'a' },
+      ];
+      const ask = async (identity?: ProgramIdentity): Promise<void> => {
+        events.length = 0;
+        const results = await (await startDatagramClient(pod, steps, identity)).results;
+        assert.equal(results.find(({ from }) => from !== undefined)?.from?.address ?? 'nobody', identity === undefined ? resolver.address : 'nobody');
+        await settle(events);
+      };
+      await ask();
+      assert.deepEqual(decisionsBySocket(predicted.events), decisionsBySocket(events));
+      assert.ok(events.some(({ reason }) => reason === 'answered_resolver'));
+      // The sidecar's own questions are left alone, and nobody is there to answer them.
+      const own = predict({ source: { ...source, uid: SIDECAR_IDENTITY.uid, gid: SIDECAR_IDENTITY.gid } });
+      assert.equal(own.trace.outcome.result, 'depends');
+      await ask(SIDECAR_IDENTITY);
+      assert.deepEqual(decisionsBySocket(own.events), decisionsBySocket(events.filter(({ reason }) => reason.startsWith('question_'))));
+    });
+  }
 });
