@@ -221,48 +221,86 @@ export async function expandTreeRow(page: Page, view: string, label: string): Pr
 /** Gives all rows of a tree view in order, scrolling through it: only those on screen are in the page. */
 export async function readTree(page: Page, view: string): Promise<TreeRow[]> {
   const seen = new Map<number, TreeRow>();
-  await scrollThrough(page, view, async (list) => {
-    const before = seen.size;
-    for (const { index, row } of await readVisibleRows(list)) {
+  await scrollThrough(page, view, (rows) => {
+    for (const { index, row } of rows) {
       seen.set(index, row);
     }
-    return before === seen.size;
+    return Promise.resolve(false);
   });
-  await page.mouse.wheel(0, -1_000_000);
   return [...seen.entries()].sort(([a], [b]) => a - b).map(([, row]) => row);
 }
 
 /** Scrolls a tree view to the row with exactly this label, and gives it. The tree has to be there in full. */
 export async function scrollToTreeRow(page: Page, view: string, label: string): Promise<Locator> {
   const row = treeRow(page, view, label);
-  let last = -1;
-  await scrollThrough(page, view, async (list) => {
-    const before = last;
-    last = Math.max(...(await readVisibleRows(list)).map(({ index }) => index));
-    return (await row.isVisible()) || before === last;
-  });
+  await scrollThrough(page, view, () => row.isVisible());
   return row;
 }
 
-/** Scrolls a tree view from its top, screen by screen, until `isDone` says so of what is on screen. */
-async function scrollThrough(page: Page, view: string, isDone: (list: Locator) => Promise<boolean>): Promise<void> {
+/** Scrolls a tree view from its top, screen by screen, until `isDone` says so of the rows on screen or there are no more. */
+async function scrollThrough(page: Page, view: string, isDone: (rows: readonly VisibleRow[]) => Promise<boolean>): Promise<void> {
   const list = viewPane(page, view).locator('.monaco-list').first();
   await list.locator('.monaco-list-row').first().waitFor();
   const box = await list.boundingBox();
   if (box === null) {
     throw new Error(`the view ${view} is not on screen`);
   }
-  await page.mouse.move(box.x + box.width / 2, box.y + box.height / 2);
-  await page.mouse.wheel(0, -1_000_000);
-  await page.waitForTimeout(80);
-  while (!(await isDone(list))) {
+  await scrollToTop(page, list, box);
+  let rows = await readVisibleRows(list);
+  while (!(await isDone(rows))) {
+    const last = lastIndex(rows);
+    if (last + 1 >= (await countRows(list))) {
+      return;
+    }
     await page.mouse.wheel(0, Math.max(22, box.height - 44));
-    await page.waitForTimeout(80);
+    rows = await waitForRows(list, (visible) => lastIndex(visible) > last);
   }
 }
 
-async function readVisibleRows(list: Locator): Promise<{ index: number; row: TreeRow }[]> {
-  const rows = await list.locator('.monaco-list-row').evaluateAll((elements) =>
+/** By the keyboard: a wheel turns what is below the mouse, which may be the hint that a row shows after a while. */
+async function scrollToTop(page: Page, list: Locator, box: { readonly x: number; readonly y: number; readonly width: number; readonly height: number }): Promise<void> {
+  await list.focus();
+  await page.keyboard.press('Home');
+  await waitForRows(list, (visible) => visible.some(({ index }) => index === 0));
+  await page.mouse.move(box.x + box.width / 2, box.y + box.height / 2);
+}
+
+/** A busy machine takes its time to scroll: what is on screen tells, and no clock. */
+async function waitForRows(list: Locator, condition: (rows: readonly VisibleRow[]) => boolean): Promise<readonly VisibleRow[]> {
+  const until = Date.now() + 30_000;
+  for (;;) {
+    const rows = await readVisibleRows(list);
+    if (condition(rows)) {
+      return rows;
+    }
+    if (Date.now() > until) {
+      throw new Error(`the view does not scroll; it shows the rows ${rows.map(({ index }) => index).join(', ')}`);
+    }
+    await list.page().waitForTimeout(20);
+  }
+}
+
+function lastIndex(rows: readonly VisibleRow[]): number {
+  return Math.max(-1, ...rows.map(({ index }) => index));
+}
+
+/** Gives how many rows a list has, on screen or not: by its height. */
+async function countRows(list: Locator): Promise<number> {
+  return list.evaluate((element) => {
+    const rows = element.querySelector<HTMLElement>('.monaco-list-rows');
+    const row = element.querySelector<HTMLElement>('.monaco-list-row');
+    return rows === null || row === null ? 0 : Math.round(Number.parseFloat(rows.style.height) / row.offsetHeight);
+  });
+}
+
+interface VisibleRow {
+  readonly index: number;
+  readonly row: TreeRow;
+}
+
+async function readVisibleRows(list: Locator): Promise<readonly VisibleRow[]> {
+  // Without those that stick to the top while what is below them is on screen: they have their numbers too.
+  const rows = await list.locator('.monaco-list-rows > .monaco-list-row').evaluateAll((elements) =>
     elements.map((element) => ({
       index: Number(element.getAttribute('data-index')),
       level: Number(element.getAttribute('aria-level')),
