@@ -1,6 +1,7 @@
 import type { Command } from './command.ts';
 import { accelerateCommand } from './commands/accelerate.ts';
 import { cgroupsCommand } from './commands/cgroups.ts';
+import { cleanCommand } from './commands/clean.ts';
 import { connectionsCommand } from './commands/connections.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { explainCommand } from './commands/explain.ts';
@@ -28,6 +29,7 @@ export const COMMANDS: readonly Command[] = [
   ...RULES_GENERATE_COMMANDS,
   accelerateCommand,
   connectionsCommand,
+  cleanCommand,
   labUpCommand,
   labRunCommand,
   labStatusCommand,

@@ -15,6 +15,8 @@ export const COMMANDS = {
   showConnections: 'meshpath.showConnections',
   turnAccelerationOn: 'meshpath.turnAccelerationOn',
   turnAccelerationOff: 'meshpath.turnAccelerationOff',
+  upgradeAcceleration: 'meshpath.upgradeAcceleration',
+  cleanUpNode: 'meshpath.cleanUpNode',
   bringLabUp: 'meshpath.bringLabUp',
   runTrafficInLab: 'meshpath.runTrafficInLab',
   takeLabDown: 'meshpath.takeLabDown',

@@ -136,6 +136,11 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
   const stopKeys = directory.onChange(() => {
     mirrorState(directory, contextKeys);
   });
+  const stopNotices = directory.onNotice(({ node, notice }) => {
+    const text = `${node.session.label}: ${notice.message} ${notice.reason}`;
+    log.warn(`${text} ${notice.remedy}`);
+    void vscode.window.showWarningMessage(`${text} ${notice.remedy}`);
+  });
   const stopEvents = directory.onDecisions(({ node, decisions }) => {
     for (const event of decisions.events) {
       events.appendLine(`${node.session.label}  ${spellEvent(event)}`);
@@ -157,6 +162,7 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
     registerCommands(services),
     { dispose: stopKeys },
     { dispose: stopEvents },
+    { dispose: stopNotices },
   );
   if (readSetting('connectSimulatedNodeOnStartup')) {
     try {

@@ -43,6 +43,28 @@ const handlers: Partial<NodeHandlers> = {
   turnAccelerationOff: () => Promise.resolve({ detachedLinks: 3, remainingConnections: 0 }),
 };
 
+test('kept, it is on when the command ends, with the programs of this version', async () => {
+  const calls: unknown[] = [];
+  const { turnAccelerationOn: turnOn } = handlers;
+  assert.ok(turnOn !== undefined);
+  const fake = createFakeNode({
+    ...handlers,
+    listAccelerations: () => Promise.resolve([{ profile: 'istio', pods: [{ cgroup: '/x' as CgroupPath, addresses: [] }], since: '', kept: { isOutdated: true, heldBy: null }, programIds: [], mapIds: [], linkIds: [] }]),
+    upgradeAcceleration: ({ profile }, context) => {
+      calls.push(['upgrade', profile]);
+      return turnOn({ profile, pods: [] }, context);
+    },
+    turnAccelerationOn: (request, context) => {
+      calls.push(['on', request.keep]);
+      return turnOn(request, context);
+    },
+    turnAccelerationOff: () => assert.fail('turned off'),
+  });
+  const { code, output } = await runCli([...words, '--keep'], { commands, node: fake.node });
+  assert.deepEqual([code, calls], [0, [['upgrade', 'istio'], ['on', true]]]);
+  assert.match(output, /^Acceleration is on for 2 pods.*\n.*\n.*\nIt is kept: `meshpath clean` turns it off\.\n$/);
+});
+
 test('acceleration is on until a stop; every decision is a line', async () => {
   const stop = new AbortController();
   const fake = createFakeNode(handlers);

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { ISTIO_PROFILE, MESH_PROFILES } from '../../agent/protocol/acceleration.ts';
-import type { AccelerationInfo, DecisionCounters, DecisionEvents, PodEnrolment } from '../../agent/protocol/acceleration.ts';
+import type { AccelerationInfo, AccelerationRequest, DecisionCounters, DecisionEvents, PodEnrolment } from '../../agent/protocol/acceleration.ts';
 import { inputError, MeshpathError } from '../../agent/protocol/errors.ts';
 import type { Node } from '../../agent/protocol/node.ts';
 import { toCgroupPath } from '../cgroupPath.ts';
@@ -19,11 +19,13 @@ export const accelerateCommand: Command = {
   description: [
     'Loads the programs, attaches them to the cgroups of these pods, and prints one line for each decision as it is taken. SIGINT (Ctrl+C), SIGTERM, SIGHUP or the end of the reader of its output turn acceleration off: the exit code is then 0, and nothing is left behind. Connections that are open then go on over plain TCP.',
     'CGROUP_PATH is relative to the cgroup2 mount, or absolute below the mount point. Name every address of a pod. Only connections that are opened afterwards are accelerated.',
+    'With --keep the command ends as soon as acceleration is on, and it stays on: everything is pinned below /sys/fs/bpf/meshpath, where the next agent takes it over, and programs of another version are exchanged for its own. `meshpath clean` turns it off.',
     'With --json every line is one JSON object: {"on": …}, then {"event": …} and {"lost": N}, at the end {"off": …, "counters": …}.',
   ],
   options: {
     pod: { type: 'string', multiple: true, valueName: 'CGROUP_PATH=IP[,IP]', description: 'A pod to accelerate.' },
     profile: { type: 'string', valueName: 'NAME', description: `The mesh: ${MESH_PROFILES.map(({ name }) => name).join(', ')} (${ISTIO_PROFILE.name}).` },
+    keep: { type: 'boolean', description: 'Leave it on when the command ends; meshpath clean turns it off.' },
   },
   endsItself: true,
   run: async (context) => {
@@ -31,6 +33,9 @@ export const accelerateCommand: Command = {
     const pods = await readPods(args.texts('pod'));
     const profile = args.text('profile') ?? ISTIO_PROFILE.name;
     const node = await context.connect();
+    if (args.flag('keep')) {
+      return keep(context, node, { profile, pods, keep: true });
+    }
     const printer = createPrinter(context, await readPodNames(node, pods));
     const unlisten = node.listen('decisions', printer.decisions);
     try {
@@ -51,6 +56,17 @@ export const accelerateCommand: Command = {
     return EXIT_OK;
   },
 };
+
+/** Turns on what is kept, after exchanging the programs of another version where the profile is on with those. */
+async function keep({ arguments: args, output, stop }: CommandContext, node: Node, request: AccelerationRequest): Promise<number> {
+  const isOutdated = (await node.call('listAccelerations', {})).some(({ profile, pods, kept }) => profile === request.profile && pods.length > 0 && kept?.isOutdated === true && kept.heldBy === null);
+  if (isOutdated) {
+    await node.call('upgradeAcceleration', { profile: request.profile }, { signal: stop });
+  }
+  const info = await node.call('turnAccelerationOn', request, { signal: stop });
+  await writeLines(output, args.flag('json') ? [JSON.stringify({ on: info })] : [...formatTurnedOn(info, output.style), 'It is kept: `meshpath clean` turns it off.']);
+  return EXIT_OK;
+}
 
 async function readPods(texts: readonly string[]): Promise<PodEnrolment[]> {
   if (texts.length === 0) {

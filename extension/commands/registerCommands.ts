@@ -1,6 +1,7 @@
 import * as vscode from 'vscode';
 import { COMMANDS, type CommandId } from '../contributions.ts';
 import { bringLabUp } from './bringLabUp.ts';
+import { cleanUpNode } from './cleanUpNode.ts';
 import { connectToNode } from './connectToNode.ts';
 import { connectToSimulatedNode } from './connectToSimulatedNode.ts';
 import { connectToThisMachine } from './connectToThisMachine.ts';
@@ -25,6 +26,7 @@ import { showMoreRows } from './showMoreRows.ts';
 import { takeLabDown } from './takeLabDown.ts';
 import { turnAccelerationOff } from './turnAccelerationOff.ts';
 import { turnAccelerationOn } from './turnAccelerationOn.ts';
+import { upgradeAcceleration } from './upgradeAcceleration.ts';
 
 const HANDLERS: Readonly<Record<CommandId, CommandHandler>> = {
   [COMMANDS.connectToNode]: connectToNode,
@@ -39,6 +41,8 @@ const HANDLERS: Readonly<Record<CommandId, CommandHandler>> = {
   [COMMANDS.showConnections]: showConnections,
   [COMMANDS.turnAccelerationOn]: turnAccelerationOn,
   [COMMANDS.turnAccelerationOff]: turnAccelerationOff,
+  [COMMANDS.upgradeAcceleration]: upgradeAcceleration,
+  [COMMANDS.cleanUpNode]: cleanUpNode,
   [COMMANDS.bringLabUp]: bringLabUp,
   [COMMANDS.runTrafficInLab]: runTrafficInLab,
   [COMMANDS.takeLabDown]: takeLabDown,

@@ -5,6 +5,9 @@ import { chooseReadyNode, subjectOf, type ReadyNode } from './choose.ts';
 import { withCancellableProgress, withViewProgress } from './progress.ts';
 import type { Services } from './services.ts';
 
+const TURN_ON = 'Turn On';
+const TURN_ON_AND_KEEP = 'Turn On and Keep';
+
 /** Asks which pods to accelerate, confirms on a node that is real, and turns acceleration on for their cgroups. */
 export async function turnAccelerationOn(services: Services, argument: unknown): Promise<void> {
   const chosen = await chooseReadyNode(services, argument);
@@ -35,12 +38,13 @@ export async function turnAccelerationOn(services: Services, argument: unknown):
   }
   const profile = picked.find((item) => item.profile !== null)?.profile ?? ISTIO_PROFILE.name;
   const enrolments = picked.map((item) => item.enrolment);
-  if (!(await confirm(chosen, profile, enrolments))) {
+  const keep = await confirm(chosen, profile, enrolments);
+  if (keep === undefined) {
     return;
   }
   const label = chosen.known.session.label;
   services.log.info(`${label}: turning acceleration on with profile ${profile} for ${enrolments.map((item) => `${item.cgroup} (${item.addresses.join(', ')})`).join('; ')}`);
-  const info = await withCancellableProgress(`Turning acceleration on at ${label}`, (signal) => chosen.node.call('turnAccelerationOn', { profile, pods: enrolments }, { signal }));
+  const info = await withCancellableProgress(`Turning acceleration on at ${label}`, (signal) => chosen.node.call('turnAccelerationOn', { profile, pods: enrolments, ...(keep ? { keep } : {}) }, { signal }));
   services.log.info(`${label}: acceleration is on; programs ${info.programIds.join(', ')}; maps ${info.mapIds.join(', ')}; links ${info.linkIds.join(', ')}`);
   services.contextKeys.set('meshpath.walkthrough.accelerated', true);
   services.directory.refresh(chosen.known.key);
@@ -51,9 +55,10 @@ function enrolmentsOf(pod: PodInfo): readonly PodEnrolment[] {
   return pod.cgroups.map((cgroup) => ({ cgroup, addresses: pod.addresses }));
 }
 
-async function confirm(chosen: ReadyNode, profile: string, enrolments: readonly PodEnrolment[]): Promise<boolean> {
+/** Gives whether acceleration is to be kept; undefined: it is not wanted. */
+async function confirm(chosen: ReadyNode, profile: string, enrolments: readonly PodEnrolment[]): Promise<boolean | undefined> {
   if (chosen.known.session.target.kind === 'simulated') {
-    return true;
+    return false;
   }
   const answer = await vscode.window.showWarningMessage(
     `Turn acceleration on at ${chosen.known.session.label}?`,
@@ -64,11 +69,13 @@ async function confirm(chosen: ReadyNode, profile: string, enrolments: readonly 
         ...enrolments.map((item) => `• ${item.cgroup} (${item.addresses.join(', ')})`),
         '',
         `Profile: ${profile}. Only new connections are accelerated. It goes off when you turn it off or disconnect; open connections go on.`,
+        `Kept, it stays on when you disconnect, pinned below /sys/fs/bpf/meshpath, until you turn it off or clean up the node.`,
       ].join('\n'),
     },
-    'Turn On',
+    TURN_ON,
+    TURN_ON_AND_KEEP,
   );
-  return answer === 'Turn On';
+  return answer === undefined ? undefined : answer === TURN_ON_AND_KEEP;
 }
 
 function nothingToAccelerate(allOn: boolean): MeshpathError {

@@ -1,4 +1,5 @@
 import type { AccelerationInfo, DecisionEvents } from '../../agent/protocol/acceleration.ts';
+import type { WireError } from '../../agent/protocol/errors.ts';
 import type { Node } from '../../agent/protocol/node.ts';
 import type { NodeSession, NodeTarget, SessionState } from '../node/nodeSession.ts';
 import { loadNodeContents, type NodeContents } from './nodeContents.ts';
@@ -29,6 +30,8 @@ export interface NodeDirectory {
   onChange(listener: (node: KnownNode | undefined) => void): () => void;
   /** What is on a node may be different from what was read before: it changed, connected, ended or was refreshed. */
   onContentsChange(listener: (node: KnownNode) => void): () => void;
+  /** A node tells something that a person should know and that nobody asked for. */
+  onNotice(listener: (event: { readonly node: KnownNode; readonly notice: WireError }) => void): () => void;
   onDecisions(listener: (event: { readonly node: KnownNode; readonly decisions: DecisionEvents }) => void): () => void;
   /** Closes every session. */
   dispose(): Promise<void>;
@@ -64,6 +67,7 @@ export function createNodeDirectory(createSession: (target: NodeTarget) => Promi
   const coming = new Map<string, Promise<KnownNode>>();
   const changes = createSignal<KnownNode | undefined>();
   const contentsChanges = createSignal<KnownNode>();
+  const notices = createSignal<{ node: KnownNode; notice: WireError }>();
   const decisions = createSignal<{ node: KnownNode; decisions: DecisionEvents }>();
 
   const forgetContents = (entry: Entry): void => {
@@ -105,6 +109,9 @@ export function createNodeDirectory(createSession: (target: NodeTarget) => Promi
         const stops = [
           state.node.listen('changed', () => {
             forgetContents(entry);
+          }),
+          state.node.listen('notice', (notice) => {
+            notices.fire({ node: entry, notice });
           }),
           state.node.listen('decisions', (value) => {
             decisions.fire({ node: entry, decisions: value });
@@ -177,6 +184,7 @@ export function createNodeDirectory(createSession: (target: NodeTarget) => Promi
     },
     onChange: (listener) => changes.listen(listener),
     onContentsChange: (listener) => contentsChanges.listen(listener),
+    onNotice: (listener) => notices.listen(listener),
     onDecisions: (listener) => decisions.listen(listener),
     dispose: async () => {
       const all = [...entries.values()];
