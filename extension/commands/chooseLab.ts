@@ -5,11 +5,16 @@ import { describeLabSetting } from '../../agent/protocol/labText.ts';
 import { subjectOf, type ReadyNode } from './choose.ts';
 import { withViewProgress } from './progress.ts';
 
-/** Gives the lab of the row, else the only one that is `wanted`, else asks; undefined: dismissed. Throws LAB_NOT_FOUND where there is none. */
-export async function chooseLab(chosen: ReadyNode, argument: unknown, title: string, wanted: (lab: LabInfo) => boolean): Promise<LabInfo | undefined> {
-  const labs = (await withViewProgress(() => chosen.node.call('listLabs', {}))).filter(wanted);
+/**
+ * Gives the lab of the row, else the only one that is up, else asks; undefined: dismissed. With `leftToo`, what was left over counts where
+ * nothing is up. Throws LAB_NOT_FOUND where there is none.
+ */
+export async function chooseLab(chosen: ReadyNode, argument: unknown, title: string, leftToo: boolean): Promise<LabInfo | undefined> {
+  const all = await withViewProgress(() => chosen.node.call('listLabs', {}));
   const subject = subjectOf(argument);
-  const named = subject?.type === 'lab' ? labs.find(({ name }) => name === subject.name) : undefined;
+  const named = subject?.type === 'lab' ? all.find(({ name }) => name === subject.name) : undefined;
+  const up = all.filter(({ state }) => state === 'up');
+  const labs = up.length === 0 && leftToo ? all.filter(({ state }) => state === 'left') : up;
   if (named !== undefined || labs.length === 1) {
     return named ?? labs[0];
   }

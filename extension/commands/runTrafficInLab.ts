@@ -18,7 +18,7 @@ export async function runTrafficInLab(services: Services, argument: unknown): Pr
   if (chosen === undefined) {
     return;
   }
-  const lab = await chooseLab(chosen, argument, TITLE, ({ state }) => state === 'up');
+  const lab = await chooseLab(chosen, argument, TITLE, false);
   const traffic = lab === undefined ? undefined : await askForTraffic(lab);
   if (lab === undefined || traffic === undefined) {
     return;

@@ -10,7 +10,7 @@ export async function takeLabDown(services: Services, argument: unknown): Promis
   if (chosen === undefined) {
     return;
   }
-  const lab = await chooseLab(chosen, argument, 'Take Lab Down', ({ state }) => state !== 'being-made');
+  const lab = await chooseLab(chosen, argument, 'Take Lab Down', true);
   if (lab === undefined) {
     return;
   }
