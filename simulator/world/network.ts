@@ -160,7 +160,8 @@ export function socketOf(sender: Sender): PacketSocket | null {
 
 /** Sends a packet by the way that its headers lead, with everything that follows. */
 export function sendFrom(simulation: Simulation, recorder: Recorder, namespace: WorldNamespace, packet: WorldPacket, options: FollowOptions = {}): readonly Journey[] {
-  const query = { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: 'lo', outInterface: packet.socket?.device ?? null };
+  // A raw socket that writes its own header is routed without the source in it (net/ipv4/raw.c, raw_sendmsg).
+  const query = { destination: packet.destination, source: packet.isCrafted ? null : packet.source, mark: packet.mark, inInterface: 'lo', outInterface: packet.socket?.device ?? null };
   const route = findOutputRoute(namespace, query, packet.isCrafted);
   return follow(simulation, recorder, packet, (way) => way.send(namespace, route), options);
 }
