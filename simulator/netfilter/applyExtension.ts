@@ -93,7 +93,7 @@ function applyConntrack({ options }: ExtensionTarget, text: string, packet: Pack
   if (options.some(({ name }) => name === 'notrack')) {
     return applyNotrack(packet);
   }
-  if (packet.tracking !== null || packet.untracked || packet.zoneRule !== null) {
+  if (packet.tracking !== null || packet.untracked || packet.isAttached || packet.zoneRule !== null) {
     return noted('CT', null);
   }
   const zone = options.find(({ name }) => name.startsWith('zone'));

@@ -84,7 +84,7 @@ function applyConnectionMark(target: Extract<Target, { kind: 'connectionMark' }>
 
 /** net/netfilter/xt_CT.c: what has a connection already (it came back over lo) keeps it. */
 export function applyNotrack(packet: Packet): TargetEffect {
-  if (packet.tracking !== null || packet.untracked || packet.zoneRule !== null) {
+  if (packet.tracking !== null || packet.untracked || packet.isAttached || packet.zoneRule !== null) {
     return noted('NOTRACK', null);
   }
   packet.untracked = true;

@@ -95,6 +95,8 @@ export class Packet<Connection extends ConnectionView = ConnectionView> {
   isCrafted = false;
   /** Whether it is on its way over a bridge with br_netfilter. */
   isBridged = false;
+  /** Whether it is about an untracked packet: CT and NOTRACK then leave it alone (nf_conntrack_core.c, nf_conntrack_attach). */
+  isAttached = false;
   /** NOTRACK. */
   untracked = false;
   /** Whether conntrack looked at it: without, a packet has no state yet. */

@@ -58,6 +58,7 @@ function rejectReset(namespace: WorldNamespace, packet: WorldPacket): Answer | n
   answer.tcpFlags = resetFlags(packet);
   answer.mark = reflectedMark(namespace, packet);
   answer.tracking = relatedTracking(packet);
+  answer.isAttached = packet.untracked;
   answer.trackingDone = answer.tracking !== null;
   const route = findOutputRoute(namespace, { destination: answer.destination, source: answer.source, mark: answer.mark, inInterface: 'lo' }, true);
   if (packet.tracking !== null && route.kind !== 'refuse') {
@@ -110,6 +111,10 @@ export function icmpError(namespace: WorldNamespace, packet: WorldPacket, [type,
   if (isIcmpError(packet.protocol, packet.icmpType) || !packet.hasTransport || isMany(packet.destination) || isMany(packet.source) || isFromNowhere || packet.packetType !== 'unicast') {
     return null;
   }
+  // While the kernel sends ICMP itself it cannot send another about it (icmp_xmit_lock).
+  if (packet.socket?.hasFile === false && (packet.protocol === PROTOCOL.icmp || packet.protocol === PROTOCOL.icmpv6)) {
+    return null;
+  }
   const mark = reflectedMark(namespace, packet);
   const route = findOutputRoute(namespace, { destination: packet.source, source, mark, inInterface: 'lo' }, false);
   const chosen = source ?? (route.kind === 'local' || route.kind === 'unicast' ? selectSource(namespace, route, packet.source) : null);
@@ -124,6 +129,7 @@ export function icmpError(namespace: WorldNamespace, packet: WorldPacket, [type,
   answer.mark = mark;
   answer.socket = KERNEL_SOCKET;
   answer.tracking = relatedTracking(packet);
+  answer.isAttached = packet.untracked;
   answer.trackingDone = answer.tracking !== null;
   return { packet: answer, route };
 }

@@ -22,6 +22,7 @@ export function trackPacket(context: HookContext, hook: Hook, packet: WorldPacke
   const { recorder } = context;
   const before: PacketState | null = recorder === null ? null : packet.state();
   const reason = packet.tracking !== null || packet.untracked ? keptReason(packet) : look(context, packet);
+  packet.isAttached = false;
   packet.trackingDone = true;
   if (recorder !== null && before !== null) {
     const after = packet.state();
