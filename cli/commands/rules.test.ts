@@ -61,3 +61,14 @@ test('wrong usage of rules is told before anything is read', async () => {
     assert.notEqual(run.notes, '');
   }
 });
+
+test('rules print reads scripts, and answers as the backend that is asked for', async () => {
+  const script = await runOn('sudo iptables -t nat -A OUTPUT -p tcp -j REDIRECT --to-port 1\nip6tables -P INPUT DROP\n', 'print', '--commands', 'FILE');
+  assert.equal(script.code, 0);
+  assert.match(script.output, /^-A OUTPUT -p tcp -j REDIRECT --to-ports 1$/m);
+  assert.match(script.output, /^:INPUT DROP \[0:0\]$/m);
+  const trace = '*filter\n-A INPUT -j TRACE\nCOMMIT\n';
+  assert.equal((await runOn(trace, 'print', 'FILE')).code, 0);
+  assert.equal((await runOn(trace, 'print', 'FILE', '--backend', 'legacy')).code, 1);
+  assert.equal((await runOn(trace, 'print', 'FILE', '--backend', 'what')).code, 2);
+});
