@@ -70,7 +70,7 @@ suite('acceleration that is kept', { skip: missingForKernel() }, () => {
         if (name === 'decisions' && 'events' in value) {
           events.push(...value.events);
         } else if (name === 'notice' && 'code' in value) {
-          notices.push(value);
+          notices.push(value as WireError);
         }
       },
     });
