@@ -1,6 +1,5 @@
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
-import { writeSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { becomeUser } from '../../agent/lab/programs/program.ts';
 import type { ProgramIdentity } from '../../agent/lab/programs/reports.ts';
@@ -78,7 +77,8 @@ async function main(params: DnsServerParams): Promise<void> {
   const reply = (request: Buffer, over: 'udp' | 'tcp', peer: string, send: (bytes: Buffer) => void): void => {
     const question = readQuestion(request);
     const line: DnsQuestion = { over, text: question?.name ?? request.toString('latin1'), peer };
-    writeSync(process.stdout.fd, `${JSON.stringify(line)}\n`);
+    // Not writeSync, which fails where whoever reads is late.
+    process.stdout.write(`${JSON.stringify(line)}\n`);
     const bytes = question === undefined ? Buffer.from(`${params.name}:${line.text}`) : writeAnswer(request, question, answer, over);
     setTimeout(() => {
       send(bytes);
@@ -105,7 +105,7 @@ async function main(params: DnsServerParams): Promise<void> {
     tcp.listen({ port: params.port, host: address, ipv6Only: true });
     await once(tcp, 'listening');
   }
-  writeSync(process.stdout.fd, 'ready\n');
+  process.stdout.write('ready\n');
 }
 
 await main(JSON.parse(process.argv[2] ?? '') as DnsServerParams);
