@@ -293,7 +293,7 @@ export class RuleSetBuilder {
     const length = text.trimEnd().length - column + 1;
     const constraints = reading.extensions.filter(({ extension }) => extension.tables !== undefined || extension.hooks !== undefined || extension.name === 'policy' || extension.name === 'TCPMSS' || extension.name === 'addrtype' || extension.name === 'physdev');
     return reading.bodies.map((body) => {
-      const rule: Rule = { ...body, counters: reading.counters ?? counters, line, column, length, text: writeRule(name.text, body, this.family) };
+      const rule: Rule = { matches: body.matches, target: body.target, counters: reading.counters ?? counters, line, column, length, text: writeRule(name.text, body, this.family) };
       if (constraints.length > 0) {
         table.constraints.set(rule, constraints.map(toConstraint));
       }
