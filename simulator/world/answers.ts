@@ -72,6 +72,10 @@ export function tcpReset(namespace: WorldNamespace, packet: WorldPacket): Answer
   if ((packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0) {
     return null;
   }
+  if (isIpv6Loopback(packet.source) && !isIpv6Loopback(packet.destination)) {
+    // The way to ::1 is looked up by the device that owns the address that was reached, and there is none (tcp_v6_send_response, rt6_need_strict).
+    return null;
+  }
   const answer = tcpAnswer(namespace, packet, resetFlags(packet), null);
   if (answer !== null) {
     answer.packet.tos = packet.tos & ~ECN_BITS;
@@ -132,6 +136,11 @@ export function icmpError(namespace: WorldNamespace, packet: WorldPacket, [type,
   answer.isAttached = packet.untracked;
   answer.trackingDone = answer.tracking !== null;
   return { packet: answer, route };
+}
+
+/** Says whether an address is ::1. */
+export function isIpv6Loopback(address: Address): boolean {
+  return !address.isIpv4 && address.w0 === 0 && address.w1 === 0 && address.w2 === 0 && address.w3 === 1;
 }
 
 /** Says whether an address stands for many: multicast, or the broadcast to everyone. */

@@ -3,7 +3,7 @@ import type { Decision, Hook } from '../../agent/protocol/trace.ts';
 import type { Address } from '../netfilter/address.ts';
 import { draftOf } from '../netfilter/packet.ts';
 import type { Answer } from './answers.ts';
-import { ICMP_ERRORS, icmpError, isMany, rejectAnswer } from './answers.ts';
+import { ICMP_ERRORS, icmpError, isIpv6Loopback, isMany, rejectAnswer } from './answers.ts';
 import type { HookContext, PacketVerdict, WorldPacket } from './hooks.ts';
 import { isHookUsed, runHook } from './hooks.ts';
 import type { JourneyEnd, SocketView, Transmission } from './journey.ts';
@@ -286,7 +286,7 @@ export class PacketWay {
     }
     // Packets to ::1 take only routes of the device that they came by (net/ipv6/route.c, rt6_need_strict).
     const route: RouteDecision = isIpv6Loopback(packet.destination) && link.kind !== 'loopback'
-      ? { kind: 'refuse', errno: 'ENETUNREACH', reason: `${packet.destination.text} is not reached from ${link.name}`, table: null }
+      ? routeToLoopback(namespace, link)
       : findRoute(namespace, { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: link.name });
     if (route.kind === 'unknown') {
       return this.#unknownRoute(namespace, route.dependsOn);
@@ -506,14 +506,17 @@ function packetTypeOf(context: HookContext, destination: Address): WorldPacket['
   return context.environment.addressType(destination, null) === 'BROADCAST' ? 'broadcast' : 'unicast';
 }
 
+/** ::1 for what came in by another device: its own route does not count, and whether one of that device leads there is not followed. */
+function routeToLoopback(namespace: WorldNamespace, link: NetworkLink): RouteDecision {
+  return namespace.state.routes.some((route) => route.family === 'ipv6' && route.device === link.name && route.destination.prefixLength === 0)
+    ? { kind: 'unknown', dependsOn: `whether the default route by ${link.name} is taken to ::1` }
+    : { kind: 'refuse', errno: 'ENETUNREACH', reason: `::1 is not reached from ${link.name}`, table: null };
+}
+
 /** Whether a namespace forwards what comes in by a link; null where the snapshot does not tell. */
 function forwards(namespace: WorldNamespace, link: NetworkLink, isIpv4: boolean): boolean | null {
   const value = isIpv4 ? (readSysctl(namespace, `net.ipv4.conf.${link.name}.forwarding`) ?? readSysctl(namespace, 'net.ipv4.ip_forward')) : readSysctl(namespace, 'net.ipv6.conf.all.forwarding');
   return value === null ? null : value !== 0;
-}
-
-function isIpv6Loopback(address: Address): boolean {
-  return !address.isIpv4 && address.w0 === 0 && address.w1 === 0 && address.w2 === 0 && address.w3 === 1;
 }
 
 function maxOf(left: number | null, right: number | null): number | null {

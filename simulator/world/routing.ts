@@ -73,7 +73,7 @@ export function findOutputRoute(namespace: WorldNamespace, query: RouteQuery, an
     return findRoute(namespace, query);
   }
   if (!anySource && addressType(namespace, source, null) !== 'LOCAL') {
-    return { kind: 'refuse', errno: 'EINVAL', reason: `${source.text} is no address of ${namespace.title}`, table: null };
+    return { kind: 'refuse', errno: 'ENETUNREACH', reason: `${source.text} is no address of ${namespace.title}`, table: null };
   }
   const route = findRoute(namespace, query);
   if (source.w0 >>> 24 !== 127 || route.kind !== 'unicast' || findLink(namespace, route.device)?.kind === 'loopback') {
