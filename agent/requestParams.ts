@@ -11,6 +11,7 @@ const MAX_TEXT = 4_096;
 const MAX_CURSOR = 32_768;
 const MAX_PODS = 1_000;
 const MAX_ADDRESSES = 64;
+const MAX_CHECK_IDS = 100;
 const MAX_ID = 0xffff_ffff;
 const MAX_RULES = 256 * 1024;
 const MAX_COMMAND_WORDS = 64;
@@ -52,13 +53,16 @@ const parsers: Parsers = {
   },
   takeSnapshot: nothing,
   runDoctor: nothing,
+  checkAcceleration: nothing,
   turnAccelerationOn: (value) => {
-    const { profile, pods, overrides, keep } = readObject(value, 'params');
+    const { profile, pods, overrides, keep, acceptedLimits, overriddenFindings } = readObject(value, 'params');
     return {
       profile: readText(profile, 'profile', 100),
       // Whoever turns it on reads each part.
       ...(overrides === undefined ? {} : { overrides: readObject(overrides, 'overrides') }),
       ...(keep === undefined ? {} : { keep: readBoolean(keep, 'keep') }),
+      ...(acceptedLimits === undefined ? {} : { acceptedLimits: readCheckIds(acceptedLimits, 'acceptedLimits') }),
+      ...(overriddenFindings === undefined ? {} : { overriddenFindings: readCheckIds(overriddenFindings, 'overriddenFindings') }),
       pods: readArray(pods, 'pods', MAX_PODS).map((pod, index) => {
         const { cgroup, addresses } = readObject(pod, `pods[${index}]`);
         return {
@@ -146,6 +150,10 @@ function readBoolean(value: unknown, part: string): boolean {
     throw wrong(part, 'true or false', value);
   }
   return value;
+}
+
+function readCheckIds(value: unknown, part: string): readonly string[] {
+  return readArray(value, part, MAX_CHECK_IDS).map((id) => readText(id, part, 60));
 }
 
 function readScope(value: unknown): ConnectionScope {

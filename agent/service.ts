@@ -2,12 +2,13 @@ import { existsSync, readFileSync } from 'node:fs';
 import { hostname, machine, release } from 'node:os';
 import { dirname, join } from 'node:path';
 
-import { createAccelerator } from './accelerate/accelerator.ts';
+import { createAccelerator, DEFAULT_UNREAD_LIMIT } from './accelerate/accelerator.ts';
 import type { Accelerator } from './accelerate/accelerator.ts';
 import { KEPT_FOLDER } from './accelerate/keptFolder.ts';
 import { cleanCachedAgents } from './clean/cachedAgents.ts';
 import { cleanLabs } from './clean/labLeftovers.ts';
 import { createConnectionLister } from './connections/connectionLister.ts';
+import { createAccelerationGate, toReport } from './doctor/accelerationGate.ts';
 import { runDoctor } from './doctor/runDoctor.ts';
 import { describeAbilities } from './kernel/capabilities.ts';
 import { findCgroup2Mount } from './kernel/cgroup2Mount.ts';
@@ -17,6 +18,7 @@ import { createLabManager } from './lab/labManager.ts';
 import { createIntrospection } from './libbpf/introspection.ts';
 import { openLibbpf } from './libbpf/library.ts';
 import type { DecisionEvents } from './protocol/acceleration.ts';
+import { passGate } from './protocol/doctorChecks.ts';
 import { cancelledError, MeshpathError } from './protocol/errors.ts';
 import { PROTOCOL_VERSION } from './protocol/methods.ts';
 import type { Notifications } from './protocol/methods.ts';
@@ -53,11 +55,25 @@ export function createAgentService(options: AgentOptions): (notify: Notify) => N
       }
       notify(name, value);
     };
+    const gate = createAccelerationGate({
+      kernelRelease: identity.kernelRelease,
+      openLibbpf: () => openLibbpf().version,
+      findCgroupMount: () => findCgroup2Mount(),
+      agentVersion: options.agentVersion,
+      objectPath: options.objectPath,
+      readObject: () => readObject(options.objectPath),
+      unreadLimit: DEFAULT_UNREAD_LIMIT,
+    });
     const openAccelerator = (): Accelerator => {
       if (disposal.signal.aborted) {
         throw cancelledError('Acceleration');
       }
-      accelerator ??= createAccelerator({ object: readObject(options.objectPath), notify: noteAndNotify, keptFolder });
+      accelerator ??= createAccelerator({
+        object: readObject(options.objectPath),
+        notify: noteAndNotify,
+        keptFolder,
+        passGate: async (request, signal) => passGate(await gate.check(signal), request),
+      });
       return accelerator;
     };
     // Nothing can be on before the accelerator was first needed, but what was kept.
@@ -111,7 +127,8 @@ export function createAgentService(options: AgentOptions): (notify: Notify) => N
       takeSnapshot: async (_params, context) =>
         takeSnapshot({ identity, reader, accelerations: () => listAccelerations({}, context) }, context.signal),
       runDoctor: async (_params, { signal }) =>
-        runDoctor({ identity, openLibbpf: () => openLibbpf().version, findCgroupMount: () => findCgroup2Mount(), reader, readObject: () => readObject(options.objectPath) }, signal),
+        runDoctor({ reader, checkAcceleration: gate.checkAnew }, signal),
+      checkAcceleration: async (_params, { signal }) => toReport(await gate.check(signal)),
       turnAccelerationOn: async (params, context) => turnAccelerationOn(params, context),
       turnAccelerationOff: async (params, context) => openAccelerator().turnAccelerationOff(params, context),
       cleanNode: async ({ isDryRun }, context) => {

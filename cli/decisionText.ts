@@ -35,7 +35,8 @@ export function formatDecision(event: DecisionEvent, pods: PodNames, style: Styl
 export function formatTurnedOn(info: AccelerationInfo, style: Style): string[] {
   const pods = info.pods.map(({ cgroup, addresses }) => `  ${escapeText(cgroup)}  ${addresses.join(', ')}`);
   const parts = [formatCount(info.programIds.length, 'program'), formatCount(info.mapIds.length, 'map'), formatCount(info.linkIds.length, 'link')].join(', ');
-  return [`${style.good('Acceleration is on')} for ${formatCount(info.pods.length, 'pod')} with profile ${escapeText(info.profile)}: ${parts}.`, ...pods];
+  const findings = (info.findings ?? []).map(({ id, meaning, answer }) => style.warning(`  ${answer === 'told' ? 'Limit' : answer === 'accepted' ? 'Accepted limit' : 'OVERRIDDEN'} (${escapeText(id)}): ${escapeText(meaning)}`));
+  return [`${style.good('Acceleration is on')} for ${formatCount(info.pods.length, 'pod')} with profile ${escapeText(info.profile)}: ${parts}.`, ...pods, ...findings];
 }
 
 /** Gives the lines with which acceleration ends: what was undone, what goes on, and how often each decision was taken. */

@@ -71,6 +71,7 @@ function listBundles({ minify }) {
     { ...onNode, entryPoints: ['extension/connected.ts'], outfile: 'dist/connected.cjs' },
     { ...onNode, entryPoints: ['agent/main.ts'], outfile: 'dist/agent/agent.cjs' },
     { ...onNode, entryPoints: ['agent/lab/programs/main.ts'], outfile: 'dist/agent/lab.cjs' },
+    { ...onNode, entryPoints: ['agent/doctor/selfTests/main.ts'], outfile: 'dist/agent/selfTests.cjs' },
     { ...onNode, entryPoints: ['cli/main.ts'], outfile: 'dist/cli.cjs', banner: { js: '#!/usr/bin/env node' } },
     { ...common, platform: 'browser', target: 'es2022', format: 'esm', entryPoints: ['simulator/browser.ts'], outfile: 'dist/simulator.js' },
     { ...common, platform: 'browser', target: 'es2022', format: 'iife', entryPoints: pages, outdir: 'dist/webviews', loader: { '.css': 'css' } },

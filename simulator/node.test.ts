@@ -254,6 +254,7 @@ test('every result is plain JSON, and the same calls give the same results', asy
       readMap: async () => ({ mapId: await map(), cursor: null, limit: 100 }),
       takeSnapshot: () => ({}),
       runDoctor: () => ({}),
+      checkAcceleration: () => ({}),
       turnAccelerationOn: () => ({ profile: 'istio', pods }),
       turnAccelerationOff: () => ({ cgroups: null }),
       upgradeAcceleration: () => ({ profile: 'istio' }),

@@ -5,6 +5,8 @@ import { checkCgroup, checkEnrolments } from '../agent/protocol/enrolment.ts';
 import { MeshpathError } from '../agent/protocol/errors.ts';
 import type { CgroupInfo } from '../agent/protocol/kernelObjects.ts';
 import { readConnectionEntry, readStoppedPods } from '../agent/protocol/connectionEntries.ts';
+import type { AcceptedFinding, DoctorCheck } from '../agent/protocol/doctor.ts';
+import { decidesAcceleration, passGate } from '../agent/protocol/doctorChecks.ts';
 import type { ConnectionList, ConnectionScope } from '../agent/protocol/connections.ts';
 import { DecisionHistory } from '../agent/protocol/decisionHistory.ts';
 import { joinConnections } from '../agent/protocol/joinConnections.ts';
@@ -30,7 +32,7 @@ import { readEntries, readPage } from './node/mapPages.ts';
 import { ObjectRegistry } from './node/objectRegistry.ts';
 import type { RegisteredMap } from './node/objectRegistry.ts';
 import { SimulatedClock } from './node/simulatedClock.ts';
-import { describeSimulatedHealth } from './node/simulatedDoctor.ts';
+import { checkSimulatedNode, describeSimulatedHealth } from './node/simulatedDoctor.ts';
 import { buildWorld } from './world/world.ts';
 
 export interface SimulatedNodeOptions {
@@ -40,6 +42,8 @@ export interface SimulatedNodeOptions {
   readonly snapshot?: Snapshot;
   /** What random numbers begin with: the same seed and calls give the same results. */
   readonly seed?: number;
+  /** Checks of its doctor that are other than of a kernel that has all that is needed. */
+  readonly checks?: readonly DoctorCheck[];
 }
 
 /** The version that a simulated node tells; it comes with whoever made it. */
@@ -76,12 +80,15 @@ interface ActiveProfile {
   readonly since: string;
   /** A world that is only in memory ends with its node: this is what was asked for. */
   isKept: boolean;
+  /** What it is on in spite of. */
+  findings: readonly AcceptedFinding[];
 }
 
 class SimulatedNode {
   readonly #notify: Notify;
   readonly #world: Snapshot;
   readonly #objectBytes: Uint8Array;
+  readonly #otherChecks: readonly DoctorCheck[];
   readonly #clock: SimulatedClock;
   readonly #sockets: SocketKernel;
   readonly #registry: ObjectRegistry;
@@ -95,6 +102,7 @@ class SimulatedNode {
     this.#notify = notify;
     this.#world = options.snapshot ?? createDemoSnapshot();
     this.#objectBytes = options.object;
+    this.#otherChecks = options.checks ?? [];
     this.#clock = new SimulatedClock(this.#world.takenAt);
     const world = buildWorld(this.#world);
     this.#sockets = new SocketKernel(surroundingsOf(world, { bootNanoseconds: this.#clock.bootNanoseconds, random: seededRandom(options.seed ?? 1) }));
@@ -121,7 +129,8 @@ class SimulatedNode {
       listPods: answer(() => this.#world.pods),
       readMap: answer((params) => this.#readMap(params)),
       takeSnapshot: answer(() => this.#takeSnapshot()),
-      runDoctor: answer(() => describeSimulatedHealth(this.#world.node, this.#pods().length, this.#clock.now())),
+      runDoctor: answer(() => describeSimulatedHealth(this.#checks(), this.#clock.now())),
+      checkAcceleration: answer(() => describeSimulatedHealth(this.#checks().filter(decidesAcceleration), this.#clock.now())),
       turnAccelerationOn: answer((request) => this.#turnOn(request)),
       turnAccelerationOff: answer(({ cgroups }) => this.#turnOff(cgroups)),
       cleanNode: answer(({ isDryRun }) => this.#clean(isDryRun)),
@@ -262,6 +271,10 @@ class SimulatedNode {
     );
   }
 
+  #checks(): readonly DoctorCheck[] {
+    return checkSimulatedNode(this.#world.node, this.#pods().length, this.#otherChecks);
+  }
+
   #turnOn(request: AccelerationRequest): AccelerationInfo {
     const profile = requireProfile(request.profile);
     const pods = checkEnrolments(request.pods, this.#pods());
@@ -273,8 +286,10 @@ class SimulatedNode {
       }
       return { ...pod, cgroupId };
     });
+    const findings = passGate(this.#checks().filter(decidesAcceleration), request);
     const active = this.#active.get(profile.name) ?? this.#load(profile);
     active.isKept = request.keep ?? (active.datapath.pods.length > 0 && active.isKept);
+    active.findings = findings;
     const rememberOpen = this.#history.beginTurnOn();
     for (const pod of enrolled) {
       active.datapath.enrol(pod);
@@ -293,7 +308,7 @@ class SimulatedNode {
   #load(profile: MeshProfile): ActiveProfile {
     this.#object ??= readBpfObject(this.#objectBytes);
     const datapath = new Datapath(this.#object, profile, this.#sockets, SIMULATED_CPUS);
-    const active = { datapath, since: this.#clock.now(), isKept: false };
+    const active: ActiveProfile = { datapath, since: this.#clock.now(), isKept: false, findings: [] };
     this.#registry.add(datapath, active.since);
     this.#active.set(profile.name, active);
     return active;
@@ -386,7 +401,7 @@ class SimulatedNode {
     return [...this.#active.values()].map((active) => this.#describeAcceleration(active));
   }
 
-  #describeAcceleration({ datapath, since, isKept }: ActiveProfile): AccelerationInfo {
+  #describeAcceleration({ datapath, since, isKept, findings }: ActiveProfile): AccelerationInfo {
     const { leaving } = datapath;
     return {
       profile: datapath.profile.name,
@@ -395,6 +410,7 @@ class SimulatedNode {
       ...(leaving.length > 0 ? { leaving } : {}),
       ...(isKept ? { kept: { isOutdated: false, heldBy: null } } : {}),
       ...this.#registry.idsOf(datapath),
+      findings,
     };
   }
 

@@ -5,6 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import type { AccelerationInfo, AccelerationRequest, DecisionCounters, LeavingPod, MeshProfile, PodEnrolment, TurnOffReport } from '../protocol/acceleration.ts';
 import type { CleanReport, Leftover } from '../protocol/clean.ts';
+import type { AcceptedFinding } from '../protocol/doctor.ts';
 import { customizeProfile } from '../protocol/customProfile.ts';
 import { checkCgroup, checkEnrolments, overlapError } from '../protocol/enrolment.ts';
 import { cancelledError, MeshpathError, toMeshpathError } from '../protocol/errors.ts';
@@ -25,7 +26,8 @@ import { KeptSet, removeAbandonedSet } from './keptSet.ts';
 import type { KeptRecord } from './keptSet.ts';
 import { withCgroup } from './podCgroup.ts';
 
-const DEFAULT_UNREAD_LIMIT = 1024n * 1024n;
+/** Bytes that are redirected one way without an answer before the rest goes through TCP. */
+export const DEFAULT_UNREAD_LIMIT = 1024n * 1024n;
 /** Enough for a person and for some hundred connections a second; a busy node has a hundred times as many. */
 const DEFAULT_EVENT_LIMIT = 500;
 /** How long the end waits for connections that are just being opened; normally it takes a few milliseconds. */
@@ -48,6 +50,11 @@ export interface AcceleratorOptions {
   readonly eventLimit?: number;
   /** Where what is kept is pinned; KEPT_FOLDER where it is left out. */
   readonly keptFolder?: string;
+  /**
+   * Gives what the doctor found that acceleration would be on in spite of; rejects where it may not be turned on. Nothing is looked
+   * for where it is left out.
+   */
+  readonly passGate?: (request: AccelerationRequest, signal: AbortSignal) => Promise<readonly AcceptedFinding[]>;
 }
 
 /** The part of a node that turns acceleration on and off. */
@@ -135,6 +142,8 @@ class MachineAccelerator {
   #holder: number | null = null;
   /** Sets that could not be taken over. */
   #unreadable: ReadonlyMap<string, MeshpathError> = new Map();
+  /** What profiles are on in spite of, by their names. */
+  readonly #findings = new Map<string, readonly AcceptedFinding[]>();
 
   constructor(options: AcceleratorOptions) {
     this.#options = options;
@@ -163,6 +172,7 @@ class MachineAccelerator {
     }
     const libbpf = openLibbpf();
     refuseOtherAgents(libbpf, cgroupMount, pods);
+    const findings = await this.#options.passGate?.(request, signal);
     if (signal.aborted) {
       throw cancelledError('Turning acceleration on');
     }
@@ -186,8 +196,11 @@ class MachineAccelerator {
       this.#settle();
       throw error;
     }
+    if (findings !== undefined) {
+      this.#findings.set(profile.name, findings);
+    }
     this.#options.notify('changed', {});
-    return Promise.resolve(this.#describe(set));
+    return this.#describe(set);
   }
 
   async turnOff(cgroups: readonly CgroupPath[] | null): Promise<TurnOffReport> {
@@ -451,6 +464,7 @@ class MachineAccelerator {
 
   #describe({ profile, datapath, since, objectHash }: ManagedSet): AccelerationInfo {
     const { leaving } = datapath;
+    const findings = this.#findings.get(profile.name);
     return {
       profile: profile.name,
       pods: datapath.pods,
@@ -458,6 +472,7 @@ class MachineAccelerator {
       ...(leaving.length > 0 ? { leaving } : {}),
       ...(datapath.isKept ? { kept: { isOutdated: objectHash !== this.#objectHash, heldBy: null } } : {}),
       ...datapath.describe(),
+      ...(findings === undefined ? {} : { findings }),
     };
   }
 }

@@ -1,19 +1,33 @@
 import { constants } from 'node:os';
 import { MeshpathError } from '../protocol/errors.ts';
 import type { Libbpf } from './library.ts';
+import { bindSocketCalls } from './socketCalls.ts';
+import type { SocketCalls } from './socketCalls.ts';
 
 /** Two connected TCP sockets of this process over 127.0.0.1, used without Node.js, which reads what comes before one can look. */
 export interface SocketPair {
   readonly connecting: number;
   readonly accepting: number;
+  /** For what the functions below do not do; the errno is the caller's to look at. */
+  readonly calls: SocketCalls;
   /** Sends all of `text` in one message. Throws KERNEL_UNSUITABLE. */
   readonly send: (fd: number, text: string) => void;
-  /** Gives what has come by then, at most `bytes`: it waits for the first byte only. Throws KERNEL_UNSUITABLE, TIMED_OUT. */
+  /** Gives what has come by then, at most `bytes`: it waits for the first byte only. '' at the end. Throws KERNEL_UNSUITABLE, TIMED_OUT. */
   readonly receive: (fd: number, bytes: number) => string;
+  /** Gives what comes until there are `bytes`, the end of the stream, or nothing more in time. Throws KERNEL_UNSUITABLE. */
+  readonly receiveAll: (fd: number, bytes: number) => string;
   /** Gives how many bytes the kernel says can be read (ioctl FIONREAD), once something can be. Throws KERNEL_UNSUITABLE, TIMED_OUT. */
   readonly countReadable: (fd: number) => number;
   /** Waits until something can be read. Throws KERNEL_UNSUITABLE, TIMED_OUT. */
   readonly waitForBytes: (fd: number) => void;
+  /** Waits for one of the poll(2) events of a mask; gives those that came, 0 for none in time. Throws KERNEL_UNSUITABLE. */
+  readonly poll: (fd: number, events: number, milliseconds: number) => number;
+  /** Keeps a descriptor, or throws KERNEL_UNSUITABLE where the call that was to open it failed. It ends with the pair. */
+  readonly keep: (call: keyof SocketCalls, fd: number) => number;
+  /** Gives the result of a call. Throws KERNEL_UNSUITABLE, or TIMED_OUT for EAGAIN, where it failed. */
+  readonly check: (call: keyof SocketCalls, result: number) => number;
+  /** Closes one of the descriptors before the others. */
+  readonly closeEarly: (fd: number) => void;
   readonly close: () => void;
 }
 
@@ -26,40 +40,10 @@ const IPPROTO_TCP = 6;
 const TCP_NODELAY = 1;
 const FIONREAD = 0x541b;
 const MSG_NOSIGNAL = 0x4000;
-const POLLIN = 1;
+/** poll(2) */
+export const POLLIN = 1;
 const SOCKADDR_BYTES = 16;
 const WAIT_MILLISECONDS = 2_000;
-
-interface SocketFunctions {
-  readonly socket: (family: number, type: number, protocol: number) => number;
-  readonly bind: (fd: number, address: Uint8Array, length: number) => number;
-  readonly listen: (fd: number, backlog: number) => number;
-  readonly getsockname: (fd: number, address: Uint8Array, length: Uint32Array) => number;
-  readonly connect: (fd: number, address: Uint8Array, length: number) => number;
-  readonly accept: (fd: number, address: null, length: null) => number;
-  readonly setsockopt: (fd: number, level: number, option: number, value: Uint8Array, length: number) => number;
-  readonly send: (fd: number, bytes: Uint8Array, length: number, flags: number) => number;
-  readonly recv: (fd: number, bytes: Uint8Array, length: number, flags: number) => number;
-  readonly poll: (polled: Uint8Array, count: number, milliseconds: number) => number;
-  readonly ioctl: (fd: number, request: number, value: Uint32Array) => number;
-  readonly close: (fd: number) => number;
-}
-
-const DECLARATIONS: { readonly [Name in keyof SocketFunctions]: readonly [string, readonly string[]] } = {
-  socket: ['int', ['int', 'int', 'int']],
-  bind: ['int', ['int', 'void *', 'uint32_t']],
-  listen: ['int', ['int', 'int']],
-  getsockname: ['int', ['int', 'void *', 'void *']],
-  connect: ['int', ['int', 'void *', 'uint32_t']],
-  accept: ['int', ['int', 'void *', 'void *']],
-  setsockopt: ['int', ['int', 'int', 'int', 'void *', 'uint32_t']],
-  send: ['intptr_t', ['int', 'void *', 'size_t', 'int']],
-  recv: ['intptr_t', ['int', 'void *', 'size_t', 'int']],
-  poll: ['int', ['void *', 'unsigned long', 'int']],
-  // Variadic in C; on the platforms of the agent such arguments are passed like others.
-  ioctl: ['int', ['int', 'unsigned long', 'void *']],
-  close: ['int', ['int']],
-};
 
 /** Opens a pair; the caller closes it. No call waits longer than two seconds. Throws KERNEL_UNSUITABLE. */
 export function openSocketPair(libbpf: Libbpf): SocketPair {
@@ -69,10 +53,16 @@ export function openSocketPair(libbpf: Libbpf): SocketPair {
     return {
       connecting,
       accepting,
+      calls: sockets.calls,
       send: (fd, text) => sockets.send(fd, text),
       receive: (fd, bytes) => sockets.receive(fd, bytes),
+      receiveAll: (fd, bytes) => sockets.receiveAll(fd, bytes),
       countReadable: (fd) => sockets.countReadable(fd),
       waitForBytes: (fd) => sockets.waitForBytes(fd),
+      poll: (fd, events, milliseconds) => sockets.poll(fd, events, milliseconds),
+      keep: (call, fd) => sockets.keep(call, fd),
+      check: (call, result) => sockets.check(call, result),
+      closeEarly: (fd) => sockets.closeEarly(fd),
       close: () => sockets.close(),
     };
   } catch (error) {
@@ -83,84 +73,103 @@ export function openSocketPair(libbpf: Libbpf): SocketPair {
 
 /** The sockets of one pair, and the calls that are made on them. */
 class LoopbackSockets {
+  readonly calls: SocketCalls;
   readonly #libbpf: Libbpf;
-  readonly #functions: SocketFunctions;
   readonly #opened: number[] = [];
 
   constructor(libbpf: Libbpf) {
     this.#libbpf = libbpf;
-    this.#functions = bindFunctions(libbpf);
+    this.calls = bindSocketCalls(libbpf);
   }
 
   connect(): { readonly connecting: number; readonly accepting: number } {
-    const functions = this.#functions;
-    const listener = this.#open('socket', functions.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const { calls } = this;
+    const listener = this.keep('socket', calls.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     const address = loopbackAddress();
-    this.#check('bind', functions.bind(listener, address, SOCKADDR_BYTES));
-    this.#check('getsockname', functions.getsockname(listener, address, Uint32Array.of(SOCKADDR_BYTES)));
-    this.#check('listen', functions.listen(listener, 1));
-    const connecting = this.#open('socket', functions.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    this.#check('connect', functions.connect(connecting, address, SOCKADDR_BYTES));
+    this.check('bind', calls.bind(listener, address, SOCKADDR_BYTES));
+    this.check('getsockname', calls.getsockname(listener, address, Uint32Array.of(SOCKADDR_BYTES)));
+    this.check('listen', calls.listen(listener, 1));
+    const connecting = this.keep('socket', calls.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    this.check('connect', calls.connect(connecting, address, SOCKADDR_BYTES));
     this.waitForBytes(listener);
-    const accepting = this.#open('accept', functions.accept(listener, null, null));
+    const accepting = this.keep('accept', calls.accept(listener, null, null));
     for (const fd of [connecting, accepting]) {
-      this.#check('setsockopt', functions.setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, new Uint8Array(Uint32Array.of(1).buffer), 4));
-      this.#check('setsockopt', functions.setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, new Uint8Array(BigUint64Array.of(BigInt(WAIT_MILLISECONDS / 1_000), 0n).buffer), 16));
+      this.check('setsockopt', calls.setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, new Uint8Array(Uint32Array.of(1).buffer), 4));
+      this.check('setsockopt', calls.setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, new Uint8Array(BigUint64Array.of(BigInt(WAIT_MILLISECONDS / 1_000), 0n).buffer), 16));
     }
     return { connecting, accepting };
   }
 
   send(fd: number, text: string): void {
     const bytes = Buffer.from(text);
-    if (this.#check('send', this.#functions.send(fd, bytes, bytes.length, MSG_NOSIGNAL)) !== bytes.length) {
+    if (this.check('send', this.calls.send(fd, bytes, bytes.length, MSG_NOSIGNAL)) !== bytes.length) {
       throw callError('send', 'fewer bytes than were given');
     }
   }
 
   receive(fd: number, bytes: number): string {
     const buffer = Buffer.alloc(bytes);
-    return buffer.toString('utf8', 0, this.#check('recv', this.#functions.recv(fd, buffer, bytes, 0)));
+    return buffer.toString('utf8', 0, this.check('recv', this.calls.recv(fd, buffer, bytes, 0)));
+  }
+
+  receiveAll(fd: number, bytes: number): string {
+    let received = '';
+    while (received.length < bytes && this.poll(fd, POLLIN, WAIT_MILLISECONDS) !== 0) {
+      const part = this.receive(fd, bytes - received.length);
+      if (part === '') {
+        break;
+      }
+      received += part;
+    }
+    return received;
   }
 
   countReadable(fd: number): number {
     this.waitForBytes(fd);
     const count = new Uint32Array(1);
-    this.#check('ioctl', this.#functions.ioctl(fd, FIONREAD, count));
+    this.check('ioctl', this.calls.ioctl(fd, FIONREAD, count));
     return count[0] ?? 0;
   }
 
   waitForBytes(fd: number): void {
-    // struct pollfd: int fd; short events, revents.
-    const polled = new Uint8Array(8);
-    new Uint32Array(polled.buffer)[0] = fd;
-    new Uint16Array(polled.buffer)[2] = POLLIN;
-    if (this.#check('poll', this.#functions.poll(polled, 1, WAIT_MILLISECONDS)) === 0) {
+    if (this.poll(fd, POLLIN, WAIT_MILLISECONDS) === 0) {
       throw timeoutError('poll');
     }
   }
 
-  close(): void {
-    this.#opened.splice(0).forEach((fd) => this.#functions.close(fd));
+  poll(fd: number, events: number, milliseconds: number): number {
+    // struct pollfd: int fd; short events, revents.
+    const polled = new Uint8Array(8);
+    const halves = new Uint16Array(polled.buffer);
+    new Int32Array(polled.buffer)[0] = fd;
+    halves[2] = events;
+    this.check('poll', this.calls.poll(polled, 1, milliseconds));
+    return halves[3] ?? 0;
   }
 
-  #open(call: 'socket' | 'accept', fd: number): number {
-    this.#opened.push(this.#check(call, fd));
+  keep(call: keyof SocketCalls, fd: number): number {
+    this.#opened.push(this.check(call, fd));
     return fd;
   }
 
-  #check(call: keyof SocketFunctions, result: number): number {
+  check(call: keyof SocketCalls, result: number): number {
     if (result >= 0) {
       return result;
     }
-    const errno = this.#libbpf.lastErrno();
-    throw errno === constants.errno.EAGAIN ? timeoutError(call) : callError(call, this.#libbpf.describe(errno));
+    throw result === -constants.errno.EAGAIN ? timeoutError(call) : callError(call, this.#libbpf.describe(-result));
   }
-}
 
-function bindFunctions({ koffi }: Libbpf): SocketFunctions {
-  const libc = koffi.load(null);
-  const functions = Object.entries(DECLARATIONS).map(([name, [result, parameters]]) => [name, libc.func(name, result, [...parameters])]);
-  return Object.fromEntries(functions) as SocketFunctions;
+  closeEarly(fd: number): void {
+    const index = this.#opened.indexOf(fd);
+    if (index >= 0) {
+      this.#opened.splice(index, 1);
+      this.calls.close(fd);
+    }
+  }
+
+  close(): void {
+    this.#opened.splice(0).forEach((fd) => this.calls.close(fd));
+  }
 }
 
 /** struct sockaddr_in of 127.0.0.1 with a port that the kernel chooses. */

@@ -1,3 +1,4 @@
+import type { AcceptedFinding } from './doctor.ts';
 import type { CgroupPath, Endpoint, IpAddress, IpPrefix, LinkId, MapId, NamespaceId, PortNumber, ProgramId, Uint64Text } from './scalars.ts';
 
 /**
@@ -161,6 +162,10 @@ export interface AccelerationRequest {
    * next agent takes it over. Where it is left out, pods that join others are kept if those are.
    */
   readonly keep?: boolean;
+  /** Ids of the doctor's checks whose limits were accepted. Where it is left out, limits are told and nobody is asked. */
+  readonly acceptedLimits?: readonly string[];
+  /** Ids of the doctor's checks that would refuse acceleration and are overridden. */
+  readonly overriddenFindings?: readonly string[];
 }
 
 /** A pod that acceleration was turned off for: the programs stay attached to it until its last connection closes. */
@@ -190,6 +195,8 @@ export interface AccelerationInfo {
   readonly programIds: readonly ProgramId[];
   readonly mapIds: readonly MapId[];
   readonly linkIds: readonly LinkId[];
+  /** What the doctor found that it is on in spite of; left out where nothing was looked for. */
+  readonly findings?: readonly AcceptedFinding[];
 }
 
 /** What turning off did. */

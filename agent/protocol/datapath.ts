@@ -255,6 +255,12 @@ export function decodeConnection(btf: Btf, bytes: Uint8Array): ConnectionState {
   };
 }
 
+/** Gives how many bytes of a connection, a value of the map `connections`, were redirected either way. */
+export function decodeRedirectedBytes(btf: Btf, bytes: Uint8Array): bigint {
+  const fields = readFields(layoutOf(btf, 'connection'), bytes);
+  return fields('redirected_by_connecting').unsigned() + fields('redirected_by_accepting').unsigned();
+}
+
 /** A value of the map `questions`: a UDP socket that waits for an answer of the sidecar's resolver. */
 export interface OpenQuestion {
   readonly cgroupId: bigint;

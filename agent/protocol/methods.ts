@@ -63,6 +63,8 @@ export interface Methods {
   readMap: { params: MapEntriesParams; result: MapPage };
   takeSnapshot: { params: Record<string, never>; result: Snapshot };
   runDoctor: { params: Record<string, never>; result: DoctorReport };
+  /** Gives the part of the doctor's report that decides whether acceleration may be turned on. What this boot of the node has shown before is not tried again. */
+  checkAcceleration: { params: Record<string, never>; result: DoctorReport };
   /** Turns acceleration on for these pods, as one step: where one fails, none is on. */
   turnAccelerationOn: { params: AccelerationRequest; result: AccelerationInfo };
   /** Turns it off for these cgroups; for all of them where `cgroups` is null. */
@@ -119,6 +121,7 @@ export const METHOD_NAMES = [
   'readMap',
   'takeSnapshot',
   'runDoctor',
+  'checkAcceleration',
   'turnAccelerationOn',
   'turnAccelerationOff',
   'upgradeAcceleration',

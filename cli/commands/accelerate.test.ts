@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { DECISION_REASONS } from '../../agent/protocol/acceleration.ts';
-import type { AccelerationInfo, DecisionCounters, DecisionEvent } from '../../agent/protocol/acceleration.ts';
+import type { AccelerationInfo, AccelerationRequest, DecisionCounters, DecisionEvent } from '../../agent/protocol/acceleration.ts';
 import { cancelledError, MeshpathError } from '../../agent/protocol/errors.ts';
 import type { NodeHandlers } from '../../agent/protocol/node.ts';
 import type { CgroupPath, IpAddress, LinkId, MapId, PortNumber, ProgramId, Uint64Text } from '../../agent/protocol/scalars.ts';
@@ -153,6 +153,34 @@ test('a stop before acceleration is on ends well with nothing on', async () => {
   const { code, output, notes } = await runCli(words, { commands, node: fake.node, stop: stop.signal });
   assert.deepEqual({ code, output, notes }, { code: 0, output: '', notes: '' });
   assert.equal(fake.isDisposed(), true);
+});
+
+test('limits are accepted and findings overridden only where that is asked for, and what it is on in spite of is printed', async () => {
+  const findings: AccelerationInfo['findings'] = [
+    { id: 'oob', title: 'Urgent data', meaning: 'Few notice.', answer: 'told' },
+    { id: 'splice', title: 'Splice', meaning: 'Some wait.', answer: 'accepted' },
+    { id: 'close', title: 'Close', meaning: 'Bytes are lost.', answer: 'overridden' },
+  ];
+  const run = async (...more: readonly string[]): Promise<{ output: string; params: AccelerationRequest }> => {
+    const stop = new AbortController();
+    const fake = createFakeNode({
+      ...handlers,
+      turnAccelerationOn: async (params, context) => {
+        const info = await (handlers.turnAccelerationOn?.(params, context) ?? Promise.reject(new Error('no handler')));
+        return { ...info, findings };
+      },
+    });
+    const { output } = await runCli([...words, ...more], { commands, node: fake.node, stop: stop.signal, onWrite: () => stop.abort() });
+    return { output, params: fake.calls.find(({ method }) => method === 'turnAccelerationOn')?.params as AccelerationRequest };
+  };
+  const plain = await run();
+  assert.deepEqual([plain.params.acceptedLimits, plain.params.overriddenFindings], [[], []]);
+  assert.match(plain.output, /^ {2}Limit \(oob\): Few notice\.\n {2}Accepted limit \(splice\): Some wait\.\n {2}OVERRIDDEN \(close\): Bytes are lost\.$/m);
+  const { params } = await run('--accept-limits', '--override-doctor', 'close', '--override-doctor', 'peek');
+  assert.deepEqual([params.acceptedLimits?.includes('splice'), params.overriddenFindings], [true, ['close', 'peek']]);
+  const wrong = await runCli([...words, '--override-doctor', 'everything'], { commands, node: createFakeNode(handlers).node });
+  assert.equal(wrong.code, 2);
+  assert.match(wrong.notes, /no check 'everything'/);
 });
 
 test('a failure to turn on is told', async () => {

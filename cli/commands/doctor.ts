@@ -9,7 +9,7 @@ export const doctorCommand: Command = {
   usage: '',
   operands: { min: 0, max: 0 },
   description: [
-    'Checks the kernel, its BTF, cgroup2, capabilities, libbpf, other owners of the hooks and leftovers, and says what to do about what is not right.',
+    'Checks the kernel, its BTF, cgroup2, capabilities, libbpf, other owners of the hooks and leftovers; then tries how the programs behave on this kernel, on sockets of its own in a network namespace and cgroups of its own. Says who is affected by what is not right, and what to do. Nothing is left behind.',
     'The exit code is 0 where the verdict is "safe", and 1 where it is "safe with limits" or "not on this node".',
   ],
   options: {},

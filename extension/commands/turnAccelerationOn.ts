@@ -1,6 +1,8 @@
 import * as vscode from 'vscode';
 import { ISTIO_PROFILE, type PodEnrolment, type PodInfo } from '../../agent/protocol/acceleration.ts';
 import { MeshpathError } from '../../agent/protocol/errors.ts';
+import { describeLimits } from '../views/limitTexts.ts';
+import { askDoctor, type DoctorFindings } from './askDoctor.ts';
 import { chooseReadyNode, subjectOf, type ReadyNode } from './choose.ts';
 import { withCancellableProgress, withViewProgress } from './progress.ts';
 import type { Services } from './services.ts';
@@ -38,13 +40,18 @@ export async function turnAccelerationOn(services: Services, argument: unknown):
   }
   const profile = picked.find((item) => item.profile !== null)?.profile ?? ISTIO_PROFILE.name;
   const enrolments = picked.map((item) => item.enrolment);
-  const keep = await confirm(chosen, profile, enrolments);
+  const findings = await askDoctor(services, chosen);
+  if (findings === undefined) {
+    return;
+  }
+  const keep = await confirm(chosen, profile, enrolments, findings);
   if (keep === undefined) {
     return;
   }
+  const answers = { acceptedLimits: findings.asked.map(({ id }) => id), overriddenFindings: findings.overridden.map(({ id }) => id) };
   const label = chosen.known.session.label;
   services.log.info(`${label}: turning acceleration on with profile ${profile} for ${enrolments.map((item) => `${item.cgroup} (${item.addresses.join(', ')})`).join('; ')}`);
-  const info = await withCancellableProgress(`Turning acceleration on at ${label}`, (signal) => chosen.node.call('turnAccelerationOn', { profile, pods: enrolments, ...(keep ? { keep } : {}) }, { signal }));
+  const info = await withCancellableProgress(`Turning acceleration on at ${label}`, (signal) => chosen.node.call('turnAccelerationOn', { profile, pods: enrolments, ...answers, ...(keep ? { keep } : {}) }, { signal }));
   services.log.info(`${label}: acceleration is on; programs ${info.programIds.join(', ')}; maps ${info.mapIds.join(', ')}; links ${info.linkIds.join(', ')}`);
   services.contextKeys.set('meshpath.walkthrough.accelerated', true);
   services.directory.refresh(chosen.known.key);
@@ -56,8 +63,8 @@ function enrolmentsOf(pod: PodInfo): readonly PodEnrolment[] {
 }
 
 /** Gives whether acceleration is to be kept; undefined: it is not wanted. */
-async function confirm(chosen: ReadyNode, profile: string, enrolments: readonly PodEnrolment[]): Promise<boolean | undefined> {
-  if (chosen.known.session.target.kind === 'simulated') {
+async function confirm(chosen: ReadyNode, profile: string, enrolments: readonly PodEnrolment[], { asked, overridden }: DoctorFindings): Promise<boolean | undefined> {
+  if (chosen.known.session.target.kind === 'simulated' && asked.length === 0) {
     return false;
   }
   const answer = await vscode.window.showWarningMessage(
@@ -70,6 +77,8 @@ async function confirm(chosen: ReadyNode, profile: string, enrolments: readonly 
         '',
         `Profile: ${profile}. Only new connections are accelerated. It goes off when you turn it off or disconnect; open connections go on.`,
         `Kept, it stays on when you disconnect, pinned below /sys/fs/bpf/meshpath, until you turn it off or clean up the node.`,
+        ...(asked.length > 0 ? ['', 'By turning it on you accept these limits:', ...describeLimits(asked)] : []),
+        ...(overridden.length > 0 ? ['', `The doctor is overridden: ${overridden.map(({ id }) => id).join(', ')}.`] : []),
       ].join('\n'),
     },
     TURN_ON,

@@ -77,7 +77,7 @@ function run(...args: readonly string[]): ReturnType<CliProcess['end']> {
 
 function accelerate(lab: Lab): CliProcess {
   const pods = lab.pods.flatMap((pod) => ['--pod', `${pod.cgroup}=${pod.addresses.join(',')}`]);
-  return new CliProcess(['accelerate', '--profile', 'istio', '--json', ...pods]);
+  return new CliProcess(['accelerate', '--profile', 'istio', '--accept-limits', '--json', ...pods]);
 }
 
 function eventsOf(lines: readonly string[]): DecisionEvent[] {
@@ -153,6 +153,17 @@ test('the doctor looks at the real kernel, and its exit code says the verdict', 
   assert.ok(report.checks.some(({ id, result }) => id === 'btf' && result === 'ok'), output);
   const text = await run('doctor');
   assert.match(text.output, /^Acceleration: /);
+});
+
+test('limits that many applications would notice have to be accepted', { skip }, async () => {
+  await withLab(async (lab) => {
+    const pods = lab.pods.flatMap((pod) => ['--pod', `${pod.cgroup}=${pod.addresses.join(',')}`]);
+    const { code, notes } = await run('accelerate', '--json', ...pods);
+    assert.equal(code, 1);
+    const { error } = JSON.parse(notes) as { error: WireError };
+    assert.equal(error.code, 'LIMITS_NOT_ACCEPTED');
+    assert.match(error.remedy, /--accept-limits.*splice/);
+  });
 });
 
 test('acceleration is on until SIGTERM: connections are accelerated, maps and programs show it, and nothing is left', { skip }, async () => {

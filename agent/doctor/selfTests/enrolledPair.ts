@@ -2,8 +2,8 @@ import { openSocketPair } from '../../libbpf/loopbackSockets.ts';
 import type { SocketPair } from '../../libbpf/loopbackSockets.ts';
 import type { BpfObject } from '../../libbpf/bpfObject.ts';
 import type { Libbpf } from '../../libbpf/library.ts';
-import { updateElement } from '../../libbpf/maps.ts';
-import { encodeStructure } from '../../protocol/datapath.ts';
+import { lookupElement, updateElement } from '../../libbpf/maps.ts';
+import { decodeRedirectedBytes, encodeStructure } from '../../protocol/datapath.ts';
 
 /** Two connected sockets of this process which the loaded programs take for the two ends of a connection of a mesh. */
 export interface EnrolledPair extends SocketPair {
@@ -11,6 +11,8 @@ export interface EnrolledPair extends SocketPair {
   readonly enrolAccepting: () => void;
   /** Has all further messages go through TCP, as they do when acceleration is turned off. */
   readonly stopRedirecting: () => void;
+  /** Gives how many bytes were redirected. */
+  readonly countRedirected: () => bigint;
 }
 
 const CONNECTING_COOKIE = 1n;
@@ -29,6 +31,12 @@ export function openEnrolledPair(libbpf: Libbpf, object: BpfObject): EnrolledPai
   const connectingKey = encodeStructure(btf, 'socket_key', { local_port: 1n });
   const acceptingKey = encodeStructure(btf, 'socket_key', { local_port: 2n });
   const descriptorKey = (fd: number): Uint8Array => new Uint8Array(Uint32Array.of(fd).buffer);
+  let redirectedBefore = 0n;
+  const readRedirected = (): bigint => {
+    const { length } = encodeStructure(btf, 'connection', {});
+    const value = lookupElement(libbpf, object.mapFd('connections'), key, length);
+    return value === undefined ? 0n : decodeRedirectedBytes(btf, value);
+  };
   const writeConnection = (flags: Readonly<Record<string, bigint>>): void => {
     const value = encodeStructure(btf, 'connection', {
       connecting_cookie: CONNECTING_COOKIE,
@@ -36,6 +44,7 @@ export function openEnrolledPair(libbpf: Libbpf, object: BpfObject): EnrolledPai
       is_connecting_enrolled: 1n,
       ...flags,
     });
+    redirectedBefore += readRedirected();
     updateElement(libbpf, object.mapFd('connections'), key, value);
   };
   const enrol = (fd: number, socketKey: Uint8Array): void => {
@@ -46,7 +55,9 @@ export function openEnrolledPair(libbpf: Libbpf, object: BpfObject): EnrolledPai
     updateElement(libbpf, object.mapFd('socket_state'), descriptorKey(fd), state);
   };
   try {
+    // What an earlier pair left there is not counted.
     writeConnection({});
+    redirectedBefore = 0n;
     describe(pair.connecting, acceptingKey, CONNECTING_COOKIE, true);
     describe(pair.accepting, connectingKey, ACCEPTING_COOKIE, false);
     enrol(pair.connecting, connectingKey);
@@ -59,6 +70,7 @@ export function openEnrolledPair(libbpf: Libbpf, object: BpfObject): EnrolledPai
       stopRedirecting: () => {
         writeConnection({ is_accepting_enrolled: 1n, is_switched_off: 1n });
       },
+      countRedirected: () => redirectedBefore + readRedirected(),
     };
   } catch (error) {
     pair.close();

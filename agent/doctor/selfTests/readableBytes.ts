@@ -1,4 +1,5 @@
 import type { EnrolledPair } from './enrolledPair.ts';
+import { asExpected, limitation } from './selfTest.ts';
 import type { SelfTest } from './selfTest.ts';
 
 const MESSAGE = 'meshpath';
@@ -9,7 +10,7 @@ const MESSAGE = 'meshpath';
  */
 export const readableBytesTest: SelfTest = {
   id: 'fionread',
-  title: 'FIONREAD on accelerated sockets',
+  needsRedirection: true,
   run: (pair) => {
     pair.enrolAccepting();
     const redirected = countAfter(pair, pair.connecting, pair.accepting);
@@ -17,20 +18,14 @@ export const readableBytesTest: SelfTest = {
     pair.stopRedirecting();
     const passed = countAfter(pair, pair.connecting, pair.accepting);
     const found = `Of ${expected} bytes that wait, FIONREAD tells ${redirected} where they were redirected and ${passed} where they came through TCP.`;
-    if (redirected === expected && passed === expected) {
-      return { result: 'ok', found, problem: null };
-    }
-    return {
-      result: 'limited',
-      found,
-      problem: {
-        code: 'KERNEL_UNSUITABLE',
-        message: 'This kernel does not tell applications how much they can read from accelerated sockets (ioctl FIONREAD).',
-        reason: 'It counts only some of the bytes that wait at a socket in a sockhash (upstream commit 929e30f93125, which stable kernels took over).',
-        remedy:
-          'Do not accelerate pods whose programs ask for it: nginx from 1.17.5 on, Java (InputStream.available) and .NET do. A newer kernel of the same series may have it mended: run the doctor again after an update.',
-      },
-    };
+    return redirected === expected && passed === expected
+      ? asExpected(found)
+      : limitation(
+          found,
+          'Programs that ask how much they can read (ioctl FIONREAD: nginx from 1.17.5 on, Java, .NET) are told a wrong number on accelerated connections.',
+          'The kernel counts only some of the bytes that wait at a socket in a sockhash (upstream commit 929e30f93125, which stable kernels took over).',
+          'Do not accelerate pods whose programs ask for it. A newer kernel of the same series may have it mended: run the doctor again after an update.',
+        );
   },
 };
 
