@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { MeshpathError } from '../../agent/protocol/errors.ts';
+import type { AccelerationInfo } from '../../agent/protocol/acceleration.ts';
 import type { CgroupAttachment, CgroupInfo, LinkInfo, MapInfo, ProgramInfo } from '../../agent/protocol/kernelObjects.ts';
 import type { NodeDescription } from '../../agent/protocol/methods.ts';
 import type { Node } from '../../agent/protocol/node.ts';
@@ -81,6 +82,19 @@ test('the groups of a node hold what is on it, programs in their effective order
     'Links | 1',
     '  first | → a · cgroup_sock_ops',
   ]);
+});
+
+test('acceleration says what is kept and what is leaving', () => {
+  const enrolled = { cgroup: '/pods/a' as CgroupPath, addresses: ['10.0.0.1' as IpAddress] };
+  const acceleration = { profile: 'istio', pods: [enrolled], since: '', programIds: [], mapIds: [], linkIds: [] };
+  const shown = (...items: readonly AccelerationInfo[]): string[] => outline(contentRows('n', contents({ accelerations: { ok: true, items } }), new Map()).slice(0, 1));
+  assert.deepEqual(shown({ ...acceleration, kept: { isOutdated: false, heldBy: null } }), ['Acceleration | on for 1 pod', '  a | istio · 10.0.0.1 · kept']);
+  assert.deepEqual(shown({ ...acceleration, kept: { isOutdated: true, heldBy: 42 }, leaving: [{ cgroup: '/pods/b' as CgroupPath, openConnections: 2 }] }), [
+    'Acceleration | on for 1 pod · 1 pod leaving',
+    '  a | istio · 10.0.0.1 · kept, of another version',
+    '  b | istio · leaving: 2 connections open',
+  ]);
+  assert.deepEqual(shown({ ...acceleration, pods: [], leaving: [{ cgroup: '/pods/a' as CgroupPath, openConnections: 1 }] }), ['Acceleration | off · 1 pod leaving', '  a | istio · leaving: 1 connection open']);
 });
 
 test('ids are unique and the same after a reload', () => {

@@ -197,7 +197,7 @@ export function contentRows(node: string, contents: NodeContents, shown: Readonl
       contents.accelerations,
       (items, id) => items.flatMap((item) => accelerationRows(node, id, item)),
       'Off: connections take the path of iptables',
-      (items) => (items.length === 0 ? 'off' : `on for ${count(items.reduce((sum, item) => sum + item.pods.length, 0), 'pod')}`),
+      describeAccelerations,
     ),
     group('programs', 'Programs', 'circuit-board', contents.programs, (items, id) => items.map((item) => programRow(node, id, item, contents, maps)), 'No BPF programs are loaded'),
     group('maps', 'Maps', 'table', contents.maps, (items, id) => items.map((item) => mapRow(node, id, item)), 'There are no BPF maps'),
@@ -226,16 +226,49 @@ function limitRows(rows: readonly TreeRow[], list: string, node: string, shown: 
   ];
 }
 
+function describeAccelerations(accelerations: readonly AccelerationInfo[]): string {
+  const pods = accelerations.reduce((sum, { pods: enrolled }) => sum + enrolled.length, 0);
+  const leaving = accelerations.reduce((sum, item) => sum + (item.leaving ?? []).length, 0);
+  return `${pods === 0 ? 'off' : `on for ${count(pods, 'pod')}`}${leaving === 0 ? '' : ` · ${count(leaving, 'pod')} leaving`}`;
+}
+
 function accelerationRows(node: string, parent: string, acceleration: AccelerationInfo): readonly TreeRow[] {
-  return acceleration.pods.map((pod) => ({
-    id: `${parent}/${pod.cgroup}`,
-    kind: 'acceleration',
-    label: lastSegment(pod.cgroup),
-    description: `${acceleration.profile} · ${pod.addresses.join(', ')}`,
-    tooltip: `${pod.cgroup}\nProfile ${acceleration.profile}, on since ${acceleration.since}\nAddresses: ${pod.addresses.join(', ')}`,
-    icon: { name: 'zap', color: MESHPATH_COLOR },
-    subject: { type: 'acceleration', node, cgroup: pod.cgroup },
-  }));
+  const { profile, since, pods, leaving = [] } = acceleration;
+  const kept = describeKept(acceleration);
+  return [
+    ...pods.map(
+      (pod): TreeRow => ({
+        id: `${parent}/${pod.cgroup}`,
+        kind: 'acceleration',
+        label: lastSegment(pod.cgroup),
+        description: [profile, pod.addresses.join(', '), ...(kept === undefined ? [] : [kept.short])].join(' · '),
+        tooltip: [pod.cgroup, `Profile ${profile}, on since ${since}`, `Addresses: ${pod.addresses.join(', ')}`, ...(kept === undefined ? [] : [kept.long])].join('\n'),
+        icon: { name: 'zap', color: MESHPATH_COLOR },
+        subject: { type: 'acceleration', node, cgroup: pod.cgroup },
+      }),
+    ),
+    ...leaving.map(
+      (pod): TreeRow => ({
+        id: `${parent}/leaving${pod.cgroup}`,
+        kind: 'detail',
+        label: lastSegment(pod.cgroup),
+        description: `${profile} · leaving: ${count(pod.openConnections, 'connection')} open`,
+        tooltip: `${pod.cgroup}\nAcceleration is off for it. The programs answer about its open connections until the last of them closes.`,
+        icon: { name: 'debug-disconnect' },
+        subject: { type: 'text', node },
+      }),
+    ),
+  ];
+}
+
+function describeKept({ kept }: AccelerationInfo): { readonly short: string; readonly long: string } | undefined {
+  if (kept === undefined) {
+    return undefined;
+  }
+  const held = kept.heldBy === null ? '' : ` The agent of process ${kept.heldBy} has it, and only that one can change it.`;
+  return kept.isOutdated
+    ? { short: 'kept, of another version', long: `Stays on without an agent. Its programs are of another version of Meshpath: upgrade them.${held}` }
+    : { short: 'kept', long: `Stays on without an agent, until it is turned off or the node is cleaned up.${held}` };
 }
 
 const LAB_STATES = { up: 'up', 'being-made': 'held by a process', left: 'left over' } as const satisfies Record<LabInfo['state'], string>;
