@@ -1,5 +1,6 @@
 import type { TargetEffect } from './applyTarget.ts';
 import { applyNotrack, end, noted } from './applyTarget.ts';
+import type { MatchEnvironment } from './matchEnvironment.ts';
 import type { Packet } from './packet.ts';
 import { TCP_FLAG_BITS } from './packet.ts';
 import { PROTOCOL } from './protocolNumbers.ts';
@@ -11,7 +12,7 @@ type ExtensionTarget = Extract<Target, { kind: 'extension' }>;
 const NOTING: ReadonlySet<string> = new Set(['AUDIT', 'CHECKSUM', 'CLASSIFY', 'CONNSECMARK', 'IDLETIMER', 'LED', 'NFLOG', 'RATEEST', 'SECMARK', 'TEE', 'TRACE', 'ULOG', 'LOG']);
 
 /** Applies a target that has no kind of its own in the model of rule sets. */
-export function applyExtension(target: ExtensionTarget, text: string, packet: Packet): TargetEffect {
+export function applyExtension(target: ExtensionTarget, text: string, packet: Packet, environment: MatchEnvironment): TargetEffect {
   switch (target.name) {
     case 'TTL':
     case 'HL':
@@ -34,7 +35,7 @@ export function applyExtension(target: ExtensionTarget, text: string, packet: Pa
     case 'QUEUE':
       return unknown(`the program that reads the queue of '${text}'`, text);
     case 'SET':
-      return noted('SET', null);
+      return changeSets(target, environment);
     default:
       return NOTING.has(target.name) ? noted(target.name, null) : unknown(`what '${text}' does`, text);
   }
@@ -42,6 +43,20 @@ export function applyExtension(target: ExtensionTarget, text: string, packet: Pa
 
 function unknown(dependsOn: string, text: string): TargetEffect {
   return end({ kind: 'unknown', dependsOn }, { kind: 'unknown', dependsOn: text }, `It depends on ${dependsOn}.`);
+}
+
+/** What says in the state of a namespace that a rule has changed a set. */
+export function changedSetKey(name: string): string {
+  return `changed set ${name}`;
+}
+
+/** net/netfilter/xt_set.c: what a set has after it is not modelled. */
+function changeSets({ options }: ExtensionTarget, environment: MatchEnvironment): TargetEffect {
+  const names = options.flatMap(({ value }) => (value.type === 'set' ? [value.name] : []));
+  for (const name of names) {
+    environment.state.set(changedSetKey(name), true);
+  }
+  return noted('SET', `the set ${names.join(', ')} may change`);
 }
 
 /** net/netfilter/xt_HL.c. */

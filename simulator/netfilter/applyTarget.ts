@@ -49,7 +49,7 @@ export function applyTarget(rule: CompiledRule, packet: Packet, environment: Mat
     case 'return':
       return { kind: 'return', decision: { kind: 'return' }, reason: caller === null ? `RETURN in ${chain}: its policy decides.` : `RETURN: back to ${caller}.` };
     case 'extension':
-      return applyExtension(target, targetText, packet);
+      return applyExtension(target, targetText, packet, environment);
     case 'chain':
     case 'unknown':
       return end({ kind: 'unknown', dependsOn: `what '${targetText}' does` }, { kind: 'unknown', dependsOn: targetText }, `What '${targetText}' does is not modelled.`);

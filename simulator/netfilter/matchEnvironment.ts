@@ -28,7 +28,7 @@ export interface MatchEnvironment {
   /** Notes what is taken to be so without being known: a sentence. */
   readonly assume: (sentence: string) => void;
   /** Whether an IP set of the namespace has what is asked; null where the set is not known. */
-  readonly testSet: (name: string, packet: Packet, directions: readonly string[]) => Known<boolean>;
+  readonly testSet: (name: string, packet: Packet, directions: readonly ('src' | 'dst')[]) => Known<boolean>;
 }
 
 /** What `-m socket` asks of a socket. */

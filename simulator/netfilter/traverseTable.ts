@@ -9,7 +9,7 @@ import type { Packet, PacketTracking, ZoneRule } from './packet.ts';
 import type { Rule, Target } from './ruleSet.ts';
 
 /** How many rules one packet may meet in one table before it is given up: nested jumps can multiply without end. */
-export const MAX_RULES_VISITED = 100_000;
+const MAX_RULES_VISITED = 100_000;
 /** How deep jumps may nest; the kernel refuses rule sets that go deeper long before (net/netfilter/x_tables.c, xt_jumpstack_alloc). */
 const MAX_DEPTH = 10_000;
 const MAX_FORKS = 64;

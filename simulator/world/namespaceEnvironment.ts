@@ -4,7 +4,10 @@ import { Address } from '../netfilter/address.ts';
 import type { Known, MatchEnvironment, SocketFacts } from '../netfilter/matchEnvironment.ts';
 import type { MatchState } from '../netfilter/matchState.ts';
 import type { Packet } from '../netfilter/packet.ts';
-import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
+import { PROTOCOL, hasPorts } from '../netfilter/protocolNumbers.ts';
+import type { AddressSet, AddressSets, PacketPart, SetDimension } from '../netfilter/addressSet.ts';
+import { isMember } from '../netfilter/addressSet.ts';
+import { changedSetKey } from '../netfilter/applyExtension.ts';
 import type { Connection } from './conntrack.ts';
 import { addressType, findRoute } from './routing.ts';
 import type { NamespaceState, Simulation } from './simulation.ts';
@@ -116,8 +119,20 @@ export class NamespaceEnvironment implements MatchEnvironment {
     this.#simulation.assumptions.add(sentence);
   };
 
-  testSet(): Known<boolean> {
-    return null;
+  /** net/netfilter/xt_set.c. A set that a rule of the simulation has changed is not known any more. */
+  testSet(name: string, packet: Packet, directions: readonly ('src' | 'dst')[]): Known<boolean> {
+    const sets = this.namespace.ipSets;
+    const set = sets?.get(name);
+    if (sets === null || set === undefined || this.state.get(changedSetKey(name)) !== undefined) {
+      return null;
+    }
+    if (set.type !== 'list:set' && set.dimensions.some((dimension) => dimension === 'ip' || dimension === 'net') && (set.family === 'ipv4') !== packet.isIpv4) {
+      return false;
+    }
+    const dimensions = set.type === 'list:set' ? longestDimensions(set, sets) : set.dimensions;
+    const parts = dimensions.map((dimension, index) => partOf(dimension, packet, directions[index] ?? 'src'));
+    const known = parts.filter((part) => part !== null);
+    return known.length === parts.length ? isMember(set, known, sets) : null;
   }
 
   /** The socket of two ends: connected, else listening. */
@@ -142,5 +157,34 @@ export class NamespaceEnvironment implements MatchEnvironment {
     const link = findLink(this.namespace, packet.inInterface ?? '');
     const first = link?.addresses.map(({ address }) => Address.of(address)).find((address) => address.isIpv4 === packet.isIpv4);
     return first ?? packet.destination;
+  }
+}
+
+function longestDimensions(list: AddressSet, sets: AddressSets['sets']): readonly SetDimension[] {
+  const inner = list.entries.flatMap(({ parts }) => parts).map((part) => (part.kind === 'set' ? (sets.get(part.name)?.dimensions ?? []) : []));
+  return inner.toSorted((left, right) => right.length - left.length)[0] ?? [];
+}
+
+/** What of a packet stands for a dimension of a set; null where the packet does not have it, or it is not known. */
+function partOf(dimension: SetDimension, packet: Packet, direction: 'src' | 'dst'): PacketPart | null {
+  const side = direction === 'src' ? 'source' : 'destination';
+  switch (dimension) {
+    case 'ip':
+    case 'net':
+      return { kind: 'address', address: packet[side].text };
+    case 'port':
+      return hasPorts(packet.protocol)
+        ? { kind: 'port', protocol: packet.protocol, port: direction === 'src' ? packet.sourcePort : packet.destinationPort }
+        : { kind: 'port', protocol: packet.protocol, port: packet.icmpType * 256 + packet.icmpCode };
+    case 'mac':
+      return packet.macSource === null || direction === 'dst' ? null : { kind: 'mac', mac: packet.macSource };
+    case 'mark':
+      return { kind: 'mark', mark: packet.mark };
+    case 'iface': {
+      const name = direction === 'src' ? packet.inInterface : packet.outInterface;
+      return name === null ? null : { kind: 'interface', name };
+    }
+    case 'set':
+      return null;
   }
 }

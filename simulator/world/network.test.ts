@@ -145,3 +145,10 @@ test('zones keep connections apart', () => {
   assert.ok(node !== undefined);
   assert.deepEqual(simulation.trackerOf(node).entries().map(({ zone }) => zone), [7]);
 });
+
+test('sets decide by the addresses and ports of a packet, and are not known where the snapshot does not have them', () => {
+  const rules = '*filter\n-A FORWARD -m set --match-set hosts src,dst -j DROP\nCOMMIT\n';
+  const ipSets = 'create hosts hash:net,port family inet hashsize 1024 maxelem 65536\nadd hosts 192.0.2.0/24,tcp:8080\nadd hosts 192.0.2.9/32,tcp:8080 nomatch\n';
+  const end = (source: string, change: Partial<NetworkNamespace>): string => arrive(new Simulation(worldOf({ node: rules }, change)), null, NODE, 'eth0', draft(source, '10.1.0.2', tcp(8080)), { answers: false })[0]?.end.kind ?? 'nothing';
+  assert.deepEqual([end('192.0.2.7', { ipSets }), end('192.0.2.9', { ipSets }), end('192.0.2.7', {})], ['dropped', 'delivered', 'unknown']);
+});

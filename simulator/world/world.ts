@@ -3,6 +3,8 @@ import type { IpAddress, NamespaceId } from '../../agent/protocol/scalars.ts';
 import type { NetworkLink, NetworkNamespace, Route, RoutingRule, Snapshot } from '../../agent/protocol/snapshot.ts';
 import type { CompiledTable } from '../netfilter/compileTable.ts';
 import { compileTable } from '../netfilter/compileTable.ts';
+import type { AddressSets } from '../netfilter/addressSet.ts';
+import { readAddressSets } from '../netfilter/readAddressSets.ts';
 import { readRuleSet } from '../netfilter/readRuleSet.ts';
 import { Address, maskWords } from '../netfilter/address.ts';
 import type { Match, ParsedRuleSet, Rule, Table, Target } from '../netfilter/ruleSet.ts';
@@ -41,6 +43,8 @@ export interface WorldNamespace {
   readonly ipv4: FamilyRules;
   readonly ipv6: FamilyRules;
   readonly linksByName: ReadonlyMap<string, NetworkLink>;
+  /** The sets of ipset by name; null where the snapshot does not have them. */
+  readonly ipSets: AddressSets['sets'] | null;
   /** Every address that the namespace owns, as text. */
   readonly ownAddresses: ReadonlySet<string>;
   /** What was taken to be so because the snapshot does not tell; sentences. */
@@ -71,7 +75,7 @@ export function findLink(namespace: WorldNamespace, name: string): NetworkLink |
 }
 
 /** Gives the IPv4 addresses of a link in the kernel's order, the primary one first. */
-export function ipv4Addresses(link: NetworkLink): readonly IpAddress[] {
+function ipv4Addresses(link: NetworkLink): readonly IpAddress[] {
   return link.addresses.map((entry) => entry.address).filter(isIpv4);
 }
 
@@ -100,6 +104,7 @@ function buildNamespace(snapshot: Snapshot, state: NetworkNamespace, options: Wo
     state,
     ipv4: buildFamily(state, 'ipv4', title, assumptions, options),
     ipv6: buildFamily(state, 'ipv6', title, assumptions, options),
+    ipSets: state.ipSets === undefined ? null : readAddressSets(state.ipSets).sets,
     linksByName: new Map(state.links.map((link) => [link.name, link])),
     ownAddresses: new Set(state.links.flatMap((link) => link.addresses.map(({ address }) => address))),
     assumptions,
