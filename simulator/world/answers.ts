@@ -67,8 +67,8 @@ function rejectReset(namespace: WorldNamespace, packet: WorldPacket): Answer | n
   return { packet: answer, route };
 }
 
-/** Makes the segment that TCP answers with for a socket that does not exist (net/ipv4/tcp_ipv4.c, tcp_v4_send_reset); null to a reset. */
-export function tcpReset(namespace: WorldNamespace, packet: WorldPacket): Answer | null {
+/** Makes the reset that TCP answers with (net/ipv4/tcp_ipv4.c, tcp_v4_send_reset), in the name of the socket that was met, if any; null to a reset. */
+export function tcpReset(namespace: WorldNamespace, packet: WorldPacket, owner: WorldPacket['socket'] = null): Answer | null {
   if ((packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0) {
     return null;
   }
@@ -76,9 +76,11 @@ export function tcpReset(namespace: WorldNamespace, packet: WorldPacket): Answer
     // The way to ::1 is looked up by the device that owns the address that was reached, and there is none (tcp_v6_send_response, rt6_need_strict).
     return null;
   }
-  const answer = tcpAnswer(namespace, packet, resetFlags(packet), null);
+  const answer = tcpAnswer(namespace, packet, resetFlags(packet), owner);
   if (answer !== null) {
     answer.packet.tos = packet.tos & ~ECN_BITS;
+    // Without a socket IPv4 sends by one of the kernel's own, IPv6 by none (net/ipv6/tcp_ipv6.c, tcp_v6_send_response).
+    answer.packet.socket = owner === null && !packet.isIpv4 ? null : answer.packet.socket;
   }
   return answer;
 }
@@ -107,10 +109,12 @@ export function echoReply(namespace: WorldNamespace, packet: WorldPacket): Answe
 }
 
 /**
- * Makes an ICMP error about a packet (net/ipv4/icmp.c, __icmp_send; net/ipv6/icmp.c, icmp6_send). `source` is the address that
+ * Makes an ICMP error about a packet (net/ipv4/icmp.c, __icmp_send; net/ipv6/icmp.c, icmp6_send). `wanted` is the address that
  * the packet had found here; null for routing to choose. Null where RFC 1122 forbids one.
  */
-export function icmpError(namespace: WorldNamespace, packet: WorldPacket, [type, code]: readonly [number, number], source: Address | null): Answer | null {
+export function icmpError(namespace: WorldNamespace, packet: WorldPacket, [type, code]: readonly [number, number], wanted: Address | null): Answer | null {
+  // IPv6 takes the address only where it is the namespace's own (ipv6_chk_addr).
+  const source = wanted !== null && !wanted.isIpv4 && !namespace.ownAddresses.has(wanted.text) ? null : wanted;
   const isFromNowhere = packet.source.w0 === 0 && packet.source.w1 === 0 && packet.source.w2 === 0 && packet.source.w3 === 0;
   if (isIcmpError(packet.protocol, packet.icmpType) || !packet.hasTransport || isMany(packet.destination) || isMany(packet.source) || isFromNowhere || packet.packetType !== 'unicast') {
     return null;

@@ -60,7 +60,7 @@ function deliverTcp(context: HookContext, packet: WorldPacket): Delivery {
     return { taker: { kind: 'socket', found }, reason: 'The listening socket ignores the segment: it opens nothing.', answers: [] };
   }
   if ((flags & ACK) !== 0) {
-    const reset = tcpReset(context.namespace, packet);
+    const reset = tcpReset(context.namespace, packet, ownerOf(found.info));
     return { taker: { kind: 'socket', found }, reason: 'The listening socket knows no connection of this segment: the kernel answers RST.', answers: listed(reset) };
   }
   const owner = ownerOf(found.info);
@@ -91,7 +91,7 @@ function deliverToConnection(context: HookContext, packet: WorldPacket, socket: 
   switch (socket.state) {
     case 'synSent':
       if ((flags & SYN) === 0 || packet.isCrafted) {
-        const reset = tcpReset(context.namespace, packet);
+        const reset = tcpReset(context.namespace, packet, socket.owner);
         return { taker, reason: 'The segment does not answer the SYN: the kernel answers RST.', answers: listed(reset) };
       }
       if ((flags & ACK) === 0) {
@@ -102,7 +102,7 @@ function deliverToConnection(context: HookContext, packet: WorldPacket, socket: 
       return answer(ACK, 'The connection is established: the socket answers ACK.');
     case 'synReceived':
       if (packet.isCrafted && (flags & SYN) === 0) {
-        return { taker, reason: 'The segment acknowledges what was not sent: the kernel answers RST.', answers: listed(tcpReset(context.namespace, packet)) };
+        return { taker, reason: 'The segment acknowledges what was not sent: the kernel answers RST.', answers: listed(tcpReset(context.namespace, packet, socket.owner)) };
       }
       if ((flags & SYN) !== 0) {
         return answer(SYN | ACK, 'The SYN came again: the socket answers SYN-ACK again.');

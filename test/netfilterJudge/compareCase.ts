@@ -158,15 +158,15 @@ function subtract(from: readonly string[], what: readonly string[]): readonly st
 }
 
 /**
- * Where NAT has to take another port, the kernel picks one by chance (nf_nat_core.c, nf_nat_l4proto_unique_tuple): ports that
+ * Where NAT has to take another port or ICMP identifier, the kernel picks one by chance (nf_nat_core.c, nf_nat_l4proto_unique_tuple): ports that
  * nothing in the case names are not told apart.
  */
 function hideChance(judged: Pick<JudgeCase, 'rules' | 'stimuli' | 'world'>): <Seen extends Observation | undefined>(observation: Seen) => Seen {
-  const named = new Set((JSON.stringify(judged).match(/\d{4,5}/g) ?? []).map(Number));
+  const named = new Set((JSON.stringify(judged).match(/\d{2,5}/g) ?? []).map(Number));
   return <Seen extends Observation | undefined>(observation: Seen) =>
     observation === undefined
       ? observation
-      : (JSON.parse(JSON.stringify(observation).replaceAll(/:(\d{4,5})(?=["\s>)]|$)/g, (text, port: string) => (named.has(Number(port)) ? text : ':*'))) as Seen);
+      : (JSON.parse(JSON.stringify(observation).replaceAll(/(:| id )(\d{2,5})(?=["\s>)]|$)/g, (text, before: string, port: string) => (named.has(Number(port)) ? text : `${before}*`))) as Seen);
 }
 
 /** Says whether the policy of a chain is of no account. */

@@ -159,8 +159,8 @@ function natTargets(family: Family, chain: string): { readonly weight: number; r
     { weight: 2, arbitrary: draft('', toAddress(family).map((value) => `-j DNAT --to-destination ${value}`)) },
   ];
   const snat = [
-    { weight: 4, arbitrary: draft('', toAddress(family).map((value) => `-j SNAT --to-source ${value}`)) },
-    { weight: 2, arbitrary: fc.tuple(just('tcp', 'udp'), toAddress(family), just('5000', '4001')).map(([protocol, value, toPort]) => ({ protocol, text: `-j SNAT --to-source ${withPort(family, value, toPort)}` })) },
+    { weight: 4, arbitrary: draft('', toAddress(family).filter((value) => value !== '::1').map((value) => `-j SNAT --to-source ${value}`)) },
+    { weight: 2, arbitrary: fc.tuple(just('tcp', 'udp'), toAddress(family).filter((value) => value !== '::1'), just('5000', '4001')).map(([protocol, value, toPort]) => ({ protocol, text: `-j SNAT --to-source ${withPort(family, value, toPort)}` })) },
   ];
   const masquerade = [
     { weight: 6, arbitrary: draft('', just('-j MASQUERADE')) },

@@ -168,9 +168,12 @@ function describeReceived(nameOf: (id: NamespaceId) => string, journeys: readonl
     if (transport.kind === 'udp') {
       return [`${local} from ${packet.source}:${transport.sourcePort}`];
     }
+    // Asked once the connection is there: its last ACK may be what conntrack saw of it first.
+    const asked = journeys.findLast((journey) => journey.end.kind === 'delivered' && journey.end.namespace === end.namespace && writeEnds(journey.end.packet) === writeEnds(packet));
+    const original = asked?.end.kind === 'delivered' ? asked.end.originalDestination : originalDestination;
     const opens = transport.kind === 'tcp' && sent.transport.kind === 'tcp' && sent.transport.flags.includes('SYN') && !sent.transport.flags.includes('ACK');
     return opens && isAccepted(end.namespace, writeEnds(packet))
-      ? [`${local} from ${packet.source}:${transport.sourcePort} original ${originalDestination === null ? 'none' : `${originalDestination.address}:${originalDestination.port}`}`]
+      ? [`${local} from ${packet.source}:${transport.sourcePort} original ${original === null ? 'none' : `${original.address}:${original.port}`}`]
       : [];
   });
 }
