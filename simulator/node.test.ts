@@ -2,6 +2,9 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import type { DecisionEvent, PodEnrolment } from '../agent/protocol/acceleration.ts';
+import type { DoctorCheck } from '../agent/protocol/doctor.ts';
+import { DOCTOR_CHECKS, toCheck } from '../agent/protocol/doctorChecks.ts';
+import type { DoctorCheckId } from '../agent/protocol/doctorChecks.ts';
 import { MeshpathError } from '../agent/protocol/errors.ts';
 import type { ErrorCode } from '../agent/protocol/errors.ts';
 import { METHOD_NAMES, PROTOCOL_VERSION } from '../agent/protocol/methods.ts';
@@ -277,6 +280,28 @@ test('every result is plain JSON, and the same calls give the same results', asy
     return [...results, events];
   };
   assert.deepEqual(await callAll(), await callAll());
+});
+
+test('the doctor has the checks of a Linux node, and its findings gate acceleration as there', async () => {
+  const limited = (id: DoctorCheckId, result: 'limited' | 'failed'): DoctorCheck =>
+    toCheck(id, { result, found: 'Seen.', problem: { code: 'KERNEL_UNSUITABLE', message: `${id} matters.`, reason: 'It is so.', remedy: 'Do this.' } });
+  const connectTo = async (...checks: readonly DoctorCheck[]): Promise<{ node: Node; pods: readonly PodEnrolment[] }> => {
+    const node = connectInProcess(createSimulatedNode({ object: OBJECT, checks }));
+    return { node, pods: (await node.call('listPods', {})).flatMap((pod) => pod.cgroups.map((cgroup) => ({ cgroup, addresses: pod.addresses }))) };
+  };
+  const healthy = await connectTo();
+  assert.deepEqual((await healthy.node.call('runDoctor', {})).checks.map(({ id }) => id), Object.keys(DOCTOR_CHECKS));
+  const gate = await healthy.node.call('checkAcceleration', {});
+  assert.deepEqual([gate.verdict, gate.checks.length], ['safe', Object.keys(DOCTOR_CHECKS).length - 4]);
+
+  const { node, pods } = await connectTo(limited('splice', 'limited'), limited('close', 'failed'));
+  assert.equal((await node.call('runDoctor', {})).verdict, 'not-on-this-node');
+  await rejects(node, 'turnAccelerationOn', { profile: 'istio', pods }, 'KERNEL_UNSUITABLE');
+  await rejects(node, 'turnAccelerationOn', { profile: 'istio', pods, acceptedLimits: [], overriddenFindings: ['close'] }, 'LIMITS_NOT_ACCEPTED');
+  assert.deepEqual(await node.call('listMaps', {}), []);
+  await node.call('turnAccelerationOn', { profile: 'istio', pods, acceptedLimits: ['splice'], overriddenFindings: ['close'] });
+  const [on] = await node.call('listAccelerations', {});
+  assert.deepEqual(on?.findings?.map(({ id, answer }) => [id, answer]), [['close', 'overridden'], ['splice', 'accepted']]);
 });
 
 test('traffic goes on for as long as somebody looks, within bounds', async () => {

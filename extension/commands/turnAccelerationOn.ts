@@ -16,6 +16,7 @@ export async function turnAccelerationOn(services: Services, argument: unknown):
   if (chosen === undefined) {
     return;
   }
+  refuseUnable(chosen);
   const [pods, accelerations] = await withViewProgress(() => Promise.all([chosen.node.call('listPods', {}), chosen.node.call('listAccelerations', {})]));
   const on = new Set(accelerations.flatMap((acceleration) => acceleration.pods.map((pod) => pod.cgroup)));
   const subject = subjectOf(argument);
@@ -55,6 +56,15 @@ export async function turnAccelerationOn(services: Services, argument: unknown):
   services.log.info(`${label}: acceleration is on; programs ${info.programIds.join(', ')}; maps ${info.mapIds.join(', ')}; links ${info.linkIds.join(', ')}`);
   services.contextKeys.set('meshpath.walkthrough.accelerated', true);
   services.directory.refresh(chosen.known.key);
+}
+
+/** What the node told when it was connected: without privileges it does not even show its pods. */
+function refuseUnable({ known }: ReadyNode): void {
+  const { state } = known.session;
+  const problem = state.phase === 'ready' ? (state.description.abilities.find(({ name }) => name === 'accelerate')?.problem ?? null) : null;
+  if (problem !== null) {
+    throw new MeshpathError(problem);
+  }
 }
 
 /** What turning on for this pod would enrol: each of its cgroups with the pod's addresses. */

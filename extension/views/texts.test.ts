@@ -6,6 +6,8 @@ import type { IpAddress, PortNumber, Uint64Text } from '../../agent/protocol/sca
 import type { LabRunReport } from '../../agent/protocol/lab.ts';
 import { writeDoctorDocument } from './doctorDocument.ts';
 import { writeLabDocument } from './labDocument.ts';
+import type { DoctorCheck } from '../../agent/protocol/doctor.ts';
+import { describeLimits, describeOverride } from './limitTexts.ts';
 import { escapeMarkdown } from './markdown.ts';
 import { describeError } from './errorNotice.ts';
 import { spellEvent } from './eventText.ts';
@@ -114,4 +116,13 @@ test('the report of a run in a lab says what each end saw, and text of a node st
   for (const words of ['19 of 20 to 10.77.0.12:8080 exact', '1 failed: ETIMEDOUT', 'meant for 10.77.0.12:8080 (18 ×)', 'nothing (SO_ORIGINAL_DST failed) (1 ×)', 'come from 127.0.0.6 (19 ×)', 'median 410 µs, from 90 µs to 5.20 ms', 'through TCP (It was open before']) {
     assert.ok(plain.includes(words), words);
   }
+});
+
+test('the dialogs before acceleration name what applications would notice, and what is overridden', () => {
+  const checks = Array.from({ length: 8 }, (_, index): DoctorCheck => ({ id: `check-${index}`, title: `Check ${index}`, result: 'limited', found: 'Found.', problem: index === 0 ? null : { code: 'KERNEL_UNSUITABLE', message: `Programs see ${index}.`, reason: '', remedy: '' } }));
+  assert.deepEqual(describeLimits(checks.slice(0, 2)), ['• Check 0: Found.', '• Check 1: Programs see 1.']);
+  assert.equal(describeLimits(checks).at(-1), '• and 2 more, which the doctor’s report names');
+  const { question, detail } = describeOverride('node-1', checks);
+  assert.equal(question, 'Acceleration is not safe at node-1.');
+  assert.match(detail, /in spite of: check-0, .*check-7\. It is written to the log/);
 });

@@ -181,6 +181,8 @@ test('connecting to what cannot be connected says what, why and what to do, and 
       await treeRow(page, NODES, 'Programs').waitFor();
       await expectNotice(page, /The agent runs without root’s rights/, /sudo is not installed/, /Connect as root/);
       await saveScreenshot(page, 'bad-3-not-root');
+      await runCommand(page, 'Meshpath: Turn Acceleration On for a Cgroup…');
+      await expectNotice(page, /This user may not load and attach BPF programs/, /The agent runs without CAP_/, /Connect as root/);
       await runCommand(page, 'Meshpath: Disconnect Node');
       await statusBarItem(page, 'not connected').waitFor();
       await expectNoAgent(ordinary);
