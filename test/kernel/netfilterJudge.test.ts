@@ -1,0 +1,61 @@
+import assert from 'node:assert/strict';
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import type { Tally } from '../netfilterJudge/judge.ts';
+import { describeDifference, describeTally, emptyTally, judgeRandomCases, judgeRuleSet } from '../netfilterJudge/judge.ts';
+import { readRuleSetFile } from '../netfilterJudge/ruleSetFile.ts';
+import { findCommand, missingForKernel } from '../requirements.ts';
+
+/**
+ * The simulator before its judge: random rule sets, worlds and packets, another lot at each run, and the rule sets of
+ * real people and of Istio with packets made of their own constants.
+ */
+
+const BACKENDS = ['nft', 'legacy'] as const;
+/** On each backend. */
+const RANDOM_FLOWS = 1_250;
+const FLOWS_PER_RULE_SET = 200;
+const SEED = Number(process.env['MESHPATH_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
+const DATA = join(import.meta.dirname, '../../../shared/data');
+
+function assertNothingFound(tally: Tally): void {
+  const described = tally.found.map(describeDifference).join('\n');
+  assert.equal(tally.found.length, 0, `the simulator differs from the kernel (again: MESHPATH_SEED=${SEED}):\n${described}`);
+}
+
+const missing = missingForKernel() === false && findCommand('nft') === undefined ? 'needs nft (Debian package nftables)' : missingForKernel();
+
+for (const backend of BACKENDS) {
+  const restore = `iptables-${backend}-restore`;
+  const skip = missing === false && findCommand(restore) === undefined ? `needs ${restore}` : missing;
+  describe(`the kernel judges the simulator (${backend})`, { skip, concurrency: false }, () => {
+    test('random rule sets, worlds and flows', (context) => {
+      context.diagnostic(`seed ${SEED}; to do the same again: MESHPATH_SEED=${SEED}`);
+      const tally = emptyTally();
+      judgeRandomCases(backend, SEED, tally, () => tally.flows < RANDOM_FLOWS);
+      context.diagnostic(describeTally(tally));
+      assertNothingFound(tally);
+      assert.ok(tally.flows >= RANDOM_FLOWS);
+    });
+
+    for (const [folder, ending] of [['rulesets', '.rules'], ['istio', '.golden']] as const) {
+      const path = join(DATA, folder);
+      const files = existsSync(path) ? readdirSync(path).filter((name) => name.endsWith(ending)) : [];
+      test(`the rule sets of ${folder}`, { skip: files.length === 0 ? 'the shared rule sets are not on this machine' : false }, async (context) => {
+        for (const file of files) {
+          await context.test(file, (inner) => {
+            const tally = emptyTally();
+            const changes = judgeRuleSet(readRuleSetFile(join(path, file)), backend, SEED, FLOWS_PER_RULE_SET, tally);
+            for (const change of changes) {
+              inner.diagnostic(`changed for the kernel: ${change}`);
+            }
+            inner.diagnostic(describeTally(tally));
+            assertNothingFound(tally);
+            assert.ok(tally.flows >= FLOWS_PER_RULE_SET, describeTally(tally));
+          });
+        }
+      });
+    }
+  });
+}
