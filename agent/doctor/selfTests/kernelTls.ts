@@ -6,6 +6,8 @@ const MESSAGE = 'before any key';
 const IPPROTO_TCP = 6;
 const TCP_ULP = 31;
 const AVAILABLE_PATH = '/proc/sys/net/ipv4/tcp_available_ulp';
+/** Read before this process enters a namespace of its own, where the file does not exist. */
+const AVAILABLE = readAvailable();
 
 /**
  * Whether an accelerated socket can be given to TLS in the kernel (setsockopt TCP_ULP). Where the kernel has no `tls` ready, nothing is
@@ -15,7 +17,7 @@ export const kernelTlsTest: SelfTest = {
   id: 'ktls',
   needsRedirection: false,
   run: (pair) => {
-    if (!readAvailable().includes('tls')) {
+    if (!AVAILABLE.includes('tls')) {
       return asExpected('The kernel has no TLS of its own loaded, so that no program uses it.');
     }
     pair.enrolAccepting();
