@@ -145,7 +145,7 @@ function limitsError(open: readonly DoctorCheck[]): MeshpathError {
     code: 'LIMITS_NOT_ACCEPTED',
     message: 'Acceleration has limits on this node that nobody has accepted yet.',
     reason: open.map((check) => `${check.title} (${check.id}): ${meaningOf(check)}`).join(' '),
-    remedy: `Accept them where your applications are not affected (meshpath accelerate --accept-limits): ${open.map(({ id }) => id).join(', ')}.`,
+    remedy: `Accept them where your applications are not affected (meshpath accelerate without --refuse-limits): ${open.map(({ id }) => id).join(', ')}.`,
   });
 }
 

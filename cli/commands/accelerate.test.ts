@@ -155,7 +155,7 @@ test('a stop before acceleration is on ends well with nothing on', async () => {
   assert.equal(fake.isDisposed(), true);
 });
 
-test('limits are accepted and findings overridden only where that is asked for, and what it is on in spite of is printed', async () => {
+test('limits are refused and findings overridden only where that is asked for, and what it is on in spite of is printed', async () => {
   const findings: AccelerationInfo['findings'] = [
     { id: 'oob', title: 'Urgent data', meaning: 'Few notice.', answer: 'told' },
     { id: 'splice', title: 'Splice', meaning: 'Some wait.', answer: 'accepted' },
@@ -174,10 +174,10 @@ test('limits are accepted and findings overridden only where that is asked for, 
     return { output, params: fake.calls.find(({ method }) => method === 'turnAccelerationOn')?.params as AccelerationRequest };
   };
   const plain = await run();
-  assert.deepEqual([plain.params.acceptedLimits, plain.params.overriddenFindings], [[], []]);
+  assert.deepEqual([plain.params.acceptedLimits, plain.params.overriddenFindings], [undefined, []]);
   assert.match(plain.output, /^ {2}Limit \(oob\): Few notice\.\n {2}Accepted limit \(splice\): Some wait\.\n {2}OVERRIDDEN \(close\): Bytes are lost\.$/m);
-  const { params } = await run('--accept-limits', '--override-doctor', 'close', '--override-doctor', 'peek');
-  assert.deepEqual([params.acceptedLimits?.includes('splice'), params.overriddenFindings], [true, ['close', 'peek']]);
+  const { params } = await run('--refuse-limits', '--override-doctor', 'close', '--override-doctor', 'peek');
+  assert.deepEqual([params.acceptedLimits, params.overriddenFindings], [[], ['close', 'peek']]);
   const wrong = await runCli([...words, '--override-doctor', 'everything'], { commands, node: createFakeNode(handlers).node });
   assert.equal(wrong.code, 2);
   assert.match(wrong.notes, /no check 'everything'/);

@@ -21,14 +21,14 @@ export const accelerateCommand: Command = {
     'Loads the programs, attaches them to the cgroups of these pods, and prints one line for each decision as it is taken. SIGINT (Ctrl+C), SIGTERM, SIGHUP or the end of the reader of its output turn acceleration off: the exit code is then 0, and nothing is left behind. Connections that are open then go on over plain TCP.',
     'CGROUP_PATH is relative to the cgroup2 mount, or absolute below the mount point. Name every address of a pod. Only connections that are opened afterwards are accelerated.',
     'With --keep the command ends as soon as acceleration is on, and it stays on: everything is pinned below /sys/fs/bpf/meshpath, where the next agent takes it over, and programs of another version are exchanged for its own. `meshpath clean` turns it off.',
-    'First the doctor looks whether it is safe (see meshpath doctor; what this boot of the node has shown is not tried again). Limits that few applications notice are told; others have to be accepted with --accept-limits. Where acceleration is refused, --override-doctor turns it on all the same, once for each finding that it overrides.',
+    'First the doctor looks whether it is safe (see meshpath doctor; what this boot of the node has shown is not tried again). Limits that some applications would notice are told with what is on; with --refuse-limits they end the command instead. Where acceleration is refused, --override-doctor turns it on all the same, once for each finding that it overrides.',
     'With --json every line is one JSON object: {"on": …}, then {"event": …} and {"lost": N}, at the end {"off": …, "counters": …}.',
   ],
   options: {
     pod: { type: 'string', multiple: true, valueName: 'CGROUP_PATH=IP[,IP]', description: 'A pod to accelerate.' },
     profile: { type: 'string', valueName: 'NAME', description: `The mesh: ${MESH_PROFILES.map(({ name }) => name).join(', ')} (${ISTIO_PROFILE.name}).` },
     keep: { type: 'boolean', description: 'Leave it on when the command ends; meshpath clean turns it off.' },
-    'accept-limits': { type: 'boolean', description: 'Accept what the doctor says some applications would notice.' },
+    'refuse-limits': { type: 'boolean', description: 'Turn nothing on where the doctor says that some applications would notice.' },
     'override-doctor': { type: 'string', multiple: true, valueName: 'CHECK', description: 'Turn it on in spite of this finding of the doctor.' },
   },
   endsItself: true,
@@ -36,16 +36,16 @@ export const accelerateCommand: Command = {
     const { arguments: args, stop } = context;
     const pods = await readPods(args.texts('pod'));
     const profile = args.text('profile') ?? ISTIO_PROFILE.name;
-    const acceptedLimits = args.flag('accept-limits') ? Object.keys(DOCTOR_CHECKS) : [];
+    const limits = args.flag('refuse-limits') ? { acceptedLimits: [] } : {};
     const overriddenFindings = args.texts('override-doctor').map(checkFinding);
     const node = await context.connect();
     if (args.flag('keep')) {
-      return keep(context, node, { profile, pods, keep: true, acceptedLimits, overriddenFindings });
+      return keep(context, node, { profile, pods, keep: true, ...limits, overriddenFindings });
     }
     const printer = createPrinter(context, await readPodNames(node, pods));
     const unlisten = node.listen('decisions', printer.decisions);
     try {
-      const info = await node.call('turnAccelerationOn', { profile, pods, acceptedLimits, overriddenFindings }, { signal: stop });
+      const info = await node.call('turnAccelerationOn', { profile, pods, ...limits, overriddenFindings }, { signal: stop });
       printer.turnedOn(info);
       await waitForEnd(node, stop);
       const counters = await node.call('countDecisions', { profile });
