@@ -94,7 +94,9 @@ export class Stage {
     const count = (reason: string): number => (after.get(reason) ?? 0) - (before.get(reason) ?? 0);
     // Programs that are exchanged take connections between the last time that they are asked how many and their end.
     const isCountedByRules = this.mode === 'upgraded' || this.mode === 'iptables';
-    const takenConnections = isCountedByRules ? result.connections - ((await this.#countRedirectedByRules()) - ruledBefore) : count('redirected_to_outbound');
+    const ruled = (await this.#countRedirectedByRules()) - ruledBefore;
+    // A SYN that is sent again before its connection is confirmed meets the rules again.
+    const takenConnections = isCountedByRules ? Math.max(0, result.connections - ruled) : count('redirected_to_outbound');
     return { ...result, keptEntries, switchedOn, takenConnections, redirectedMessages: count('message_redirected') };
   }
 

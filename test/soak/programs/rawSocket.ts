@@ -34,6 +34,11 @@ const POLLIN = 1;
 export const WOULD_BLOCK = -constants.errno.EAGAIN;
 /** The negative errno of connect(2) where no source port is free. */
 export const NO_PORT = -constants.errno.EADDRNOTAVAIL;
+/**
+ * Between a call and the reading of its errno the garbage collector may run, whose own calls (madvise, mprotect) leave theirs:
+ * one of a hundred thousand. A call that seems to have lacked memory is made again, which none of them minds.
+ */
+const DOUBTFUL = -constants.errno.ENOMEM;
 
 type AddressFunction = (fd: number, address: Uint8Array, length: number) => number;
 type TransferFunction = (fd: number, bytes: Uint8Array, length: number, flags: number) => number;
@@ -103,7 +108,7 @@ export function startConnecting(remote: SocketEndpoint, options: SocketOptions =
       return bound;
     }
   }
-  const connected = outcome(functions.connect(fd, encodeEndpoint(remote), SOCKADDR_BYTES));
+  const connected = connectTo(fd, encodeEndpoint(remote));
   if (connected < 0 && connected !== -constants.errno.EINPROGRESS) {
     closeSocket(fd);
     return connected;
@@ -122,7 +127,9 @@ export function listenOn(local: SocketEndpoint, options: Pick<SocketOptions, 'bl
 
 /** Gives the descriptor of the next accepted connection, or a negative errno. */
 export function acceptSocket(fd: number, options: Pick<SocketOptions, 'blocks'> = {}): number {
-  const accepted = outcome(functions.accept4(fd, null, null, socketFlags(options.blocks)));
+  const flags = socketFlags(options.blocks);
+  const first = outcome(functions.accept4(fd, null, null, flags));
+  const accepted = first === DOUBTFUL ? outcome(functions.accept4(fd, null, null, flags)) : first;
   if (accepted >= 0) {
     setOption(accepted, IPPROTO_TCP, TCP_NODELAY, 1);
   }
@@ -131,12 +138,14 @@ export function acceptSocket(fd: number, options: Pick<SocketOptions, 'blocks'> 
 
 /** Sends bytes in one send(2); gives how many, or a negative errno. */
 export function sendBytes(fd: number, bytes: Uint8Array): number {
-  return outcome(functions.send(fd, bytes, bytes.length, MSG_NOSIGNAL));
+  const sent = outcome(functions.send(fd, bytes, bytes.length, MSG_NOSIGNAL));
+  return sent === DOUBTFUL ? outcome(functions.send(fd, bytes, bytes.length, MSG_NOSIGNAL)) : sent;
 }
 
 /** Receives up to `bytes.length`; gives how many, 0 at the end, or a negative errno. */
 export function receiveBytes(fd: number, bytes: Uint8Array): number {
-  return outcome(functions.recv(fd, bytes, bytes.length, 0));
+  const received = outcome(functions.recv(fd, bytes, bytes.length, 0));
+  return received === DOUBTFUL ? outcome(functions.recv(fd, bytes, bytes.length, 0)) : received;
 }
 
 /** Sends a FIN. It may be too late for that: the next call on the socket tells. */
@@ -186,6 +195,16 @@ export function waitForAnyReadable(fds: readonly number[]): readonly boolean[] {
   });
   demand('poll', functions.poll(new Uint8Array(entries.buffer), fds.length, -1));
   return fds.map((_, index) => entries.getInt16(index * POLLFD_BYTES + 6, true) !== 0);
+}
+
+function connectTo(fd: number, address: Uint8Array): number {
+  const connected = outcome(functions.connect(fd, address, SOCKADDR_BYTES));
+  if (connected !== DOUBTFUL) {
+    return connected;
+  }
+  // connect(2): what the second call says of the first one.
+  const again = outcome(functions.connect(fd, address, SOCKADDR_BYTES));
+  return again === -constants.errno.EISCONN ? 0 : again === -constants.errno.EALREADY ? -constants.errno.EINPROGRESS : again;
 }
 
 function openSocket(blocks = false): number {
