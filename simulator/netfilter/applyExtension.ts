@@ -1,7 +1,8 @@
+import { Address } from './address.ts';
 import type { TargetEffect } from './applyTarget.ts';
 import { applyNotrack, end, noted } from './applyTarget.ts';
 import type { MatchEnvironment } from './matchEnvironment.ts';
-import type { Packet } from './packet.ts';
+import type { ConnectionView, Packet } from './packet.ts';
 import { TCP_FLAG_BITS } from './packet.ts';
 import { PROTOCOL } from './protocolNumbers.ts';
 import type { ExtensionOption, Target } from './ruleSet.ts';
@@ -118,9 +119,17 @@ function applyConntrack({ options }: ExtensionTarget, text: string, packet: Pack
       return unknown(`what '${text}' does`, text);
     }
     packet.zoneRule = { id, directions: zone.name === 'zone' ? 'both' : zone.name === 'zone-orig' ? 'original' : 'reply' };
+    packet.tracking = { connection: templateOf(id, packet.isIpv4), isReply: false, state: 'NEW' };
     return noted('CT', `conntrack will look in zone ${id}`);
   }
   return noted('CT', null);
+}
+
+/** What the rules of table raw see as the connection until conntrack looks (nf_conntrack_core.c, nf_ct_tmpl_alloc). */
+function templateOf(zone: number, isIpv4: boolean): ConnectionView {
+  const nowhere = isIpv4 ? Address.ofIpv4(0) : Address.ofIpv6(0, 0, 0, 0);
+  const tuple = { protocol: 0, source: nowhere, sourcePort: 0, destination: nowhere, destinationPort: 0 };
+  return { mark: 0, zone, original: tuple, reply: tuple, seenReply: false, assured: false, confirmed: true, sourceTranslated: false, destinationTranslated: false, packets: [0, 0], bytes: [0, 0], isOld: false };
 }
 
 function numberOf(options: readonly ExtensionOption[], name: string): number | undefined {

@@ -345,7 +345,7 @@ function natPorts(...[take, family, peek]: Parameters<ArgumentReader>): ReturnTy
 function needsPortProtocol(option: string): RuleCheck {
   return ({ protocol }, options) => {
     const given = findOption(options, option)?.value;
-    const hasPort = given?.type === 'names' && given.names.some((name) => name.startsWith(':'));
+    const hasPort = given?.type === 'names' && given.names.some((name) => /^:\d/.test(name));
     return hasPort && (protocol === null || !NAT_PORT_PROTOCOLS.has(protocol)) ? 'Ports need -p tcp, udp, sctp, dccp or icmp.' : null;
   };
 }

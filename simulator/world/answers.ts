@@ -3,7 +3,7 @@ import { Packet, TCP_FLAG_BITS, isIcmpError } from '../netfilter/packet.ts';
 import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
 import type { WorldPacket } from './hooks.ts';
 import type { RouteDecision } from './routing.ts';
-import { findOutputRoute, selectSource } from './routing.ts';
+import { findOutputRoute, findRoute, findStrictRoute, selectSource } from './routing.ts';
 import { KERNEL_SOCKET } from './sockets.ts';
 import type { WorldNamespace } from './world.ts';
 import { readSysctl } from './world.ts';
@@ -61,22 +61,19 @@ function rejectReset(namespace: WorldNamespace, packet: WorldPacket): Answer | n
   answer.isAttached = packet.untracked;
   answer.trackingDone = answer.tracking !== null;
   const route = findOutputRoute(namespace, { destination: answer.destination, source: answer.source, mark: answer.mark, inInterface: 'lo' }, true);
-  if (packet.tracking !== null && route.kind !== 'refuse') {
+  // A connection that is not in the table yet does not change (nf_conntrack_proto_tcp.c, nf_conntrack_tcp_set_closing).
+  if (packet.tracking?.connection.confirmed === true && route.kind !== 'refuse') {
     packet.tracking.connection.tcpState = 'CLOSE';
   }
   return { packet: answer, route };
 }
 
 /** Makes the reset that TCP answers with (net/ipv4/tcp_ipv4.c, tcp_v4_send_reset), in the name of the socket that was met, if any; null to a reset. */
-export function tcpReset(namespace: WorldNamespace, packet: WorldPacket, owner: WorldPacket['socket'] = null): Answer | null {
+export function tcpReset(namespace: WorldNamespace, packet: WorldPacket, owner: WorldPacket['socket'] = null, isTransparent = false): Answer | null {
   if ((packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0) {
     return null;
   }
-  if (isIpv6Loopback(packet.source) && !isIpv6Loopback(packet.destination)) {
-    // The way to ::1 is looked up by the device that owns the address that was reached, and there is none (tcp_v6_send_response, rt6_need_strict).
-    return null;
-  }
-  const answer = tcpAnswer(namespace, packet, resetFlags(packet), owner);
+  const answer = byOwnDevice(namespace, tcpAnswer(namespace, packet, resetFlags(packet), owner, isTransparent));
   if (answer !== null) {
     answer.packet.tos = packet.tos & ~ECN_BITS;
     // Without a socket IPv4 sends by one of the kernel's own, IPv6 by none (net/ipv6/tcp_ipv6.c, tcp_v6_send_response).
@@ -106,6 +103,23 @@ export function echoReply(namespace: WorldNamespace, packet: WorldPacket): Answe
   answer.mark = reflectedMark(namespace, packet);
   answer.socket = KERNEL_SOCKET;
   return withRoute(namespace, answer, false);
+}
+
+/**
+ * Looks up the way of resets to ::1 by the device that owns the address that was reached, whose routes do not lead there but by a gateway
+ * (net/ipv6/tcp_ipv6.c, tcp_v6_send_response; net/ipv6/route.c, rt6_need_strict). Null where there is none.
+ */
+function byOwnDevice(namespace: WorldNamespace, answer: Answer | null): Answer | null {
+  if (answer === null || !isIpv6Loopback(answer.packet.destination)) {
+    return answer;
+  }
+  const { source, destination, mark } = answer.packet;
+  const own = findRoute(namespace, { destination: source, source: null, mark, inInterface: 'lo' });
+  if (own.kind !== 'local' || own.route.device === null || own.route.device === 'lo') {
+    return answer;
+  }
+  const route = findStrictRoute(namespace, { destination, source, mark, inInterface: 'lo' }, own.route.device);
+  return route.kind === 'refuse' ? null : { packet: answer.packet, route };
 }
 
 /**

@@ -189,7 +189,8 @@ export class ConnectionTracker {
   /** Every connection of the table, in no order that means anything. */
   entries(): readonly Connection[] {
     const merged = mergeLayers([...this.#layers, this.#top]);
-    return [...merged.found.values()].flatMap((found) => (found === null || found.isReply ? [] : [found.connection]));
+    // A packet of a protocol without ports from an address to itself has one key for both directions.
+    return [...new Set([...merged.found.values()].flatMap((found) => (found === null ? [] : [found.connection])))];
   }
 
   #has(key: string): boolean {

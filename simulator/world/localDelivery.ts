@@ -60,7 +60,7 @@ function deliverTcp(context: HookContext, packet: WorldPacket): Delivery {
     return { taker: { kind: 'socket', found }, reason: 'The listening socket ignores the segment: it opens nothing.', answers: [] };
   }
   if ((flags & ACK) !== 0) {
-    const reset = tcpReset(context.namespace, packet, ownerOf(found.info));
+    const reset = tcpReset(context.namespace, packet, ownerOf(found.info), found.info.transparent === true);
     return { taker: { kind: 'socket', found }, reason: 'The listening socket knows no connection of this segment: the kernel answers RST.', answers: listed(reset) };
   }
   const owner = ownerOf(found.info);
@@ -91,7 +91,7 @@ function deliverToConnection(context: HookContext, packet: WorldPacket, socket: 
   switch (socket.state) {
     case 'synSent':
       if ((flags & SYN) === 0 || packet.isCrafted) {
-        const reset = tcpReset(context.namespace, packet, socket.owner);
+        const reset = tcpReset(context.namespace, packet, socket.owner, socket.isTransparent === true);
         return { taker, reason: 'The segment does not answer the SYN: the kernel answers RST.', answers: listed(reset) };
       }
       if ((flags & ACK) === 0) {
@@ -102,7 +102,7 @@ function deliverToConnection(context: HookContext, packet: WorldPacket, socket: 
       return answer(ACK, 'The connection is established: the socket answers ACK.');
     case 'synReceived':
       if (packet.isCrafted && (flags & SYN) === 0) {
-        return { taker, reason: 'The segment acknowledges what was not sent: the kernel answers RST.', answers: listed(tcpReset(context.namespace, packet, socket.owner)) };
+        return { taker, reason: 'The segment acknowledges what was not sent: the kernel answers RST.', answers: listed(tcpReset(context.namespace, packet, socket.owner, socket.isTransparent === true)) };
       }
       if ((flags & SYN) !== 0) {
         return answer(SYN | ACK, 'The SYN came again: the socket answers SYN-ACK again.');
@@ -209,6 +209,7 @@ function unclaimed(context: HookContext, packet: WorldPacket, error: Readonly<Re
   if (answer !== null && packet.protocol === PROTOCOL.udp) {
     // UDP lets go of the connection before it looks for a socket (net/ipv4/udp.c, nf_reset_ct), so that the answer does not carry it.
     answer.packet.tracking = null;
+    answer.packet.isAttached = false;
     answer.packet.trackingDone = false;
   }
   return { taker: null, reason, answers: listed(answer) };

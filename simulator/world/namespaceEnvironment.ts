@@ -74,7 +74,8 @@ export class NamespaceEnvironment implements MatchEnvironment {
     }
     const tracking = packet.tracking as { readonly connection: Connection; readonly isReply: boolean } | null;
     const original = tracking?.isReply === true && tracking.connection.sourceTranslated ? tracking.connection.original : null;
-    const found = this.lookUpSocket(packet.protocol, original === null ? local : { address: original.source, port: original.sourcePort }, remote);
+    // What TPROXY assigned counts, and nobody else is looked for (net/netfilter/xt_socket.c, socket_match).
+    const found = (packet.assigned as FoundSocket | null) ?? this.lookUpSocket(packet.protocol, original === null ? local : { address: original.source, port: original.sourcePort }, remote);
     if (found === undefined) {
       return undefined;
     }

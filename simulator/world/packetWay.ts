@@ -12,7 +12,7 @@ import { NamespaceEnvironment } from './namespaceEnvironment.ts';
 import type { Neighbour } from './neighbours.ts';
 import { findNeighbour } from './neighbours.ts';
 import type { RouteDecision } from './routing.ts';
-import { familyOf, findRoute, writeRoute } from './routing.ts';
+import { familyOf, findRoute, findStrictRoute, writeRoute } from './routing.ts';
 import type { Simulation } from './simulation.ts';
 import type { FoundSocket } from './sockets.ts';
 import { describeOwner } from './sockets.ts';
@@ -286,7 +286,7 @@ export class PacketWay {
     }
     // Packets to ::1 take only routes of the device that they came by (net/ipv6/route.c, rt6_need_strict).
     const route: RouteDecision = isIpv6Loopback(packet.destination) && link.kind !== 'loopback'
-      ? routeToLoopback(namespace, link)
+      ? findStrictRoute(namespace, { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: link.name }, link.name)
       : findRoute(namespace, { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: link.name });
     if (route.kind === 'unknown') {
       return this.#unknownRoute(namespace, route.dependsOn);
@@ -504,13 +504,6 @@ function packetTypeOf(context: HookContext, destination: Address): WorldPacket['
     return 'multicast';
   }
   return context.environment.addressType(destination, null) === 'BROADCAST' ? 'broadcast' : 'unicast';
-}
-
-/** ::1 for what came in by another device: its own route does not count, and whether one of that device leads there is not followed. */
-function routeToLoopback(namespace: WorldNamespace, link: NetworkLink): RouteDecision {
-  return namespace.state.routes.some((route) => route.family === 'ipv6' && route.device === link.name && route.destination.prefixLength === 0)
-    ? { kind: 'unknown', dependsOn: `whether the default route by ${link.name} is taken to ::1` }
-    : { kind: 'refuse', errno: 'ENETUNREACH', reason: `::1 is not reached from ${link.name}`, table: null };
 }
 
 /** Whether a namespace forwards what comes in by a link; null where the snapshot does not tell. */

@@ -14,6 +14,8 @@ export interface RouteQuery {
   readonly inInterface: string;
   /** The device that it must leave by (SO_BINDTODEVICE); null for any. */
   readonly outInterface?: string | null;
+  /** Whether routes to this machine itself must be of that device as well (net/ipv6/route.c, RT6_LOOKUP_F_IFACE). */
+  readonly isStrict?: boolean;
 }
 
 export type RouteDecision =
@@ -53,7 +55,7 @@ export function findRoute(namespace: WorldNamespace, query: RouteQuery): RouteDe
         ? { kind: 'unknown', dependsOn: `the routing rule of priority ${rule.priority} (${rule.action})` }
         : { kind: 'refuse', errno, reason: `the routing rule of priority ${rule.priority} says ${rule.action}`, table: null };
     }
-    const route = tables.get(rule.table)?.find(query.destination, query.outInterface ?? null);
+    const route = tables.get(rule.table)?.find(query.destination, query.outInterface ?? null, query.isStrict === true);
     if (route === undefined || route.type === 'throw') {
       continue;
     }
@@ -81,6 +83,14 @@ export function findOutputRoute(namespace: WorldNamespace, query: RouteQuery, an
   }
   const allowed = ['all', route.device].some((name) => readSysctl(namespace, `net.ipv4.conf.${name}.route_localnet`) === 1);
   return allowed ? route : { kind: 'refuse', errno: 'EINVAL', reason: `${source.text} must not leave by ${route.device} (net.ipv4.conf.${route.device}.route_localnet is off)`, table: null };
+}
+
+/**
+ * Looks up the way to ::1 from a device that is not lo: only routes of that device count, and those of its gateways do (net/ipv6/route.c,
+ * rt6_need_strict).
+ */
+export function findStrictRoute(namespace: WorldNamespace, query: RouteQuery, device: string): RouteDecision {
+  return findRoute(namespace, { ...query, outInterface: device, isStrict: true });
 }
 
 /** Like findRoute, for addresses as text. */

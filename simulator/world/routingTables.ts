@@ -58,10 +58,10 @@ export class RoutingTable {
     this.#lengths = [...lengths].toSorted(([left], [right]) => right - left).map(([, length]) => length);
   }
 
-  /** Gives the best route to an address; with a device only of those that leave by it. */
-  find(destination: Address, device: string | null): Route | undefined {
+  /** Gives the best route to an address; with a device only of those that leave by it, to this machine itself unless it `isStrict`. */
+  find(destination: Address, device: string | null, isStrict = false): Route | undefined {
     for (const { mask, routes } of this.#lengths) {
-      const found = routes.get(maskedKey(destination, mask))?.find((route) => device === null || route.device === null || route.device === device || route.type === 'local');
+      const found = routes.get(maskedKey(destination, mask))?.find((route) => device === null || route.device === null || route.device === device || (route.type === 'local' && !isStrict));
       if (found !== undefined) {
         return found;
       }

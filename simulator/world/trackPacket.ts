@@ -21,7 +21,7 @@ export function trackPacket(context: HookContext, hook: Hook, packet: WorldPacke
   }
   const { recorder } = context;
   const before: PacketState | null = recorder === null ? null : packet.state();
-  const reason = packet.tracking !== null || packet.untracked ? keptReason(packet) : look(context, packet);
+  const reason = (packet.tracking !== null && packet.zoneRule === null) || packet.untracked ? keptReason(packet) : look(context, packet);
   packet.isAttached = false;
   packet.trackingDone = true;
   if (recorder !== null && before !== null) {
@@ -74,6 +74,9 @@ function keptReason(packet: WorldPacket): string {
 function look(context: HookContext, packet: WorldPacket): string {
   const { tracker } = context.state;
   const zone = packet.zoneRule ?? DEFAULT_ZONE;
+  // The template that CT attached has done its work.
+  packet.zoneRule = null;
+  packet.tracking = null;
   if (packet.protocol === PROTOCOL.icmpv6 && UNTRACKED_ICMPV6.has(packet.icmpType)) {
     packet.untracked = true;
     return 'conntrack leaves neighbour discovery and multicast listening alone: UNTRACKED.';

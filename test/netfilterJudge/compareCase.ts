@@ -157,16 +157,21 @@ function subtract(from: readonly string[], what: readonly string[]): readonly st
   });
 }
 
+/** Ports and ICMP identifiers as stimuli and sockets have them, and as rules of NAT and TPROXY give them. */
+const NAMED_PORT = /"(?:port|sourcePort|destinationPort|identifier)":(\d+)|--(?:to-ports|on-port) (\d+)|--to-(?:source|destination) \S*(?:\.\d+|\]):(\d+)/g;
+/** The port behind an address, or the identifier, as writePacket and writeConnection write them. */
+const WRITTEN_PORT = /((?:\.\d{1,3}|::[0-9a-f]{0,4}|\]):| id )(\d{1,5})(?=["\s>)]|$)/g;
+
 /**
  * Where NAT has to take another port or ICMP identifier, the kernel picks one by chance (nf_nat_core.c, nf_nat_l4proto_unique_tuple): ports that
  * nothing in the case names are not told apart.
  */
 function hideChance(judged: Pick<JudgeCase, 'rules' | 'stimuli' | 'world'>): <Seen extends Observation | undefined>(observation: Seen) => Seen {
-  const named = new Set((JSON.stringify(judged).match(/\d{2,5}/g) ?? []).map(Number));
+  const named = new Set(['0', ...[...JSON.stringify(judged).matchAll(NAMED_PORT)].map(([, first, second, third]) => first ?? second ?? third ?? '')]);
   return <Seen extends Observation | undefined>(observation: Seen) =>
     observation === undefined
       ? observation
-      : (JSON.parse(JSON.stringify(observation).replaceAll(/(:| id )(\d{2,5})(?=["\s>)]|$)/g, (text, before: string, port: string) => (named.has(Number(port)) ? text : `${before}*`))) as Seen);
+      : (JSON.parse(JSON.stringify(observation).replaceAll(WRITTEN_PORT, (text, before: string, port: string) => (named.has(port) ? text : `${before}*`))) as Seen);
 }
 
 /** Says whether the policy of a chain is of no account. */

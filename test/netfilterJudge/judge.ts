@@ -165,27 +165,31 @@ function addComparison(tally: Tally, { agreed, undecided, dependsOn }: Compariso
   }
 }
 
-/** Runs a case that differed again, with patience; makes it smaller and asks the ledger. */
-function explainDifference(bench: JudgeBench, draft: CaseDraft, tally: Tally): void {
-  const differs = (smaller: CaseDraft): boolean => tryComparison(bench, smaller) !== null;
-  const confirmed = bench.compare(draft, true);
-  if (confirmed.comparison.difference === null) {
-    tally.vanished += 1;
-    return;
+/** Runs a case that differed again, with patience and in a new network, which remembers nothing of other cases; makes it smaller and asks the ledger. */
+function explainDifference({ world, backend }: JudgeBench, draft: CaseDraft, tally: Tally): void {
+  const bench = new JudgeBench(world, backend);
+  try {
+    const confirmed = bench.compare(draft, true).comparison.difference;
+    if (confirmed === null) {
+      tally.vanished += 1;
+      return;
+    }
+    const smallest = shrinkCase({ ...draft, stimuli: draft.stimuli.slice(0, confirmed.stimulus + 1) }, (smaller) => tryComparison(bench, smaller) !== null);
+    const last = bench.compare(smallest, true);
+    const { difference } = last.comparison;
+    if (difference === null) {
+      tally.vanished += 1;
+      return;
+    }
+    const declared = findDeclared(bench.complete(smallest), difference);
+    if (declared !== undefined) {
+      tally.declared.set(declared, (tally.declared.get(declared) ?? 0) + 1);
+      return;
+    }
+    tally.found.push({ difference, fixture: { title: `${difference.aspect}: ${difference.kernel.split('\n')[0] ?? ''}`, judged: bench.complete(smallest), kernel: last.kernel } });
+  } finally {
+    bench.dispose();
   }
-  const smallest = shrinkCase({ ...draft, stimuli: draft.stimuli.slice(0, confirmed.comparison.difference.stimulus + 1) }, differs);
-  const last = bench.compare(smallest, true);
-  const { difference } = last.comparison;
-  if (difference === null) {
-    tally.vanished += 1;
-    return;
-  }
-  const declared = findDeclared(bench.complete(smallest), difference);
-  if (declared !== undefined) {
-    tally.declared.set(declared, (tally.declared.get(declared) ?? 0) + 1);
-    return;
-  }
-  tally.found.push({ difference, fixture: { title: `${difference.aspect}: ${difference.kernel.split('\n')[0] ?? ''}`, judged: bench.complete(smallest), kernel: last.kernel } });
 }
 
 function tryComparison(bench: JudgeBench, draft: CaseDraft): Difference | null {

@@ -18,7 +18,7 @@ const NFNL_MSG_BATCH_BEGIN = 16;
 const NFNL_MSG_BATCH_END = 17;
 const IPCTNL_MSG_CT_DELETE = (NFNL_SUBSYS_CTNETLINK << 8) | 2;
 const DISCARD_PORT = toPortNumber(9);
-const MAX_PROBES = 1_000;
+const MAX_PROBES = 15_000;
 const PROBE_MILLISECONDS = 2;
 const FAMILY = { ipv4: 2, ipv6: 10 } as const;
 
