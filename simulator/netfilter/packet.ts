@@ -93,6 +93,8 @@ export class Packet<Connection extends ConnectionView = ConnectionView> {
   tracking: PacketTracking<Connection> | null = null;
   /** Whether somebody wrote it and no socket did: its sequence numbers are then taken not to fit. */
   isCrafted = false;
+  /** Whether it is a reset that answers such a packet: its sequence number is then not known to fit. */
+  answersCrafted = false;
   /** Whether it is on its way over a bridge with br_netfilter. */
   isBridged = false;
   /** Whether it is about an untracked packet: CT and NOTRACK then leave it alone (nf_conntrack_core.c, nf_conntrack_attach). */

@@ -76,6 +76,7 @@ export function tcpReset(namespace: WorldNamespace, packet: WorldPacket, owner: 
   const answer = byOwnDevice(namespace, tcpAnswer(namespace, packet, resetFlags(packet), owner, isTransparent));
   if (answer !== null) {
     answer.packet.tos = packet.tos & ~ECN_BITS;
+    answer.packet.answersCrafted = packet.isCrafted && (packet.tcpFlags & TCP_FLAG_BITS.ACK) !== 0;
     // Without a socket IPv4 sends by one of the kernel's own, IPv6 by none (net/ipv6/tcp_ipv6.c, tcp_v6_send_response).
     answer.packet.socket = owner === null && !packet.isIpv4 ? null : answer.packet.socket;
   }

@@ -10,6 +10,9 @@ import { endpointsOf, tupleOf, writeEndpoint } from './tuple.ts';
 import { readSysctl } from './world.ts';
 
 const { SYN, ACK, RST, FIN } = TCP_FLAG_BITS;
+/** Kinds of TCP options. */
+const NO_OPERATION = 1;
+const TIMESTAMPS = 8;
 /** A timestamp request that is shorter is not answered (net/ipv4/icmp.c, icmp_timestamp). */
 const TIMESTAMP_BYTES = 4;
 
@@ -19,6 +22,8 @@ export interface Delivery {
   readonly taker: { readonly kind: 'socket'; readonly found: FoundSocket } | { readonly kind: 'kernel' } | null;
   readonly reason: string;
   readonly answers: readonly Answer[];
+  /** What it depends on who takes it; left out where that is known. */
+  readonly dependsOn?: string;
 }
 
 /** Hands a packet to the sockets of a namespace, after INPUT (net/ipv4/ip_input.c, ip_local_deliver_finish). */
@@ -82,6 +87,9 @@ function deliverToConnection(context: HookContext, packet: WorldPacket, socket: 
   const answer = (bits: number, reason: string): Delivery => ({ taker, reason, answers: listed(tcpAnswer(context.namespace, packet, bits, socket.owner, socket.isTransparent === true)) });
   const quiet = (reason: string): Delivery => ({ taker, reason, answers: [] });
   if ((flags & RST) !== 0) {
+    if (packet.answersCrafted && socket.state !== 'closed') {
+      return { ...quiet('Whether the reset is in the window is not known.'), dependsOn: 'the sequence number of a reset that answers a segment of no socket' };
+    }
     if (socket.state === 'synSent' && (flags & ACK) === 0) {
       return quiet('A reset that acknowledges nothing is ignored while the socket connects.');
     }
@@ -99,7 +107,7 @@ function deliverToConnection(context: HookContext, packet: WorldPacket, socket: 
         return answer(SYN | ACK, 'Both sides opened at once: the socket answers SYN-ACK.');
       }
       move('established');
-      return answer(ACK, 'The connection is established: the socket answers ACK.');
+      return withTimestamps(packet, answer(ACK, 'The connection is established: the socket answers ACK.'));
     case 'synReceived':
       if (packet.isCrafted && (flags & SYN) === 0) {
         return { taker, reason: 'The segment acknowledges what was not sent: the kernel answers RST.', answers: listed(tcpReset(context.namespace, packet, socket.owner, socket.isTransparent === true)) };
@@ -119,6 +127,16 @@ function deliverToConnection(context: HookContext, packet: WorldPacket, socket: 
     default:
       return deliverToEstablished(packet, socket, { move, answer, quiet, close: () => sockets.remove(socket) });
   }
+}
+
+/** A connection whose two SYNs offered timestamps has them in every segment from then on (RFC 7323). */
+function withTimestamps(packet: WorldPacket, delivery: Delivery): Delivery {
+  if (packet.tcpOptions.includes(TIMESTAMPS)) {
+    for (const answer of delivery.answers) {
+      answer.packet.tcpOptions = [NO_OPERATION, NO_OPERATION, TIMESTAMPS];
+    }
+  }
+  return delivery;
 }
 
 interface Moves {

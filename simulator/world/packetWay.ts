@@ -385,6 +385,10 @@ export class PacketWay {
       return stopped;
     }
     const delivery = deliverLocally(context, packet);
+    if (delivery.dependsOn !== undefined) {
+      const { dependsOn } = delivery;
+      return { kind: 'unknown', step: this.#socket(namespace, namespace.title, { kind: 'unknown', dependsOn }, `It is not known ${dependsOn}.`), dependsOn };
+    }
     for (const answer of delivery.answers) {
       this.#emit(namespace, answer);
     }

@@ -16,7 +16,19 @@ export interface LedgerEntry {
   readonly declares: (judged: DeclaredCase, difference: Difference) => boolean;
 }
 
-export const LEDGER: readonly LedgerEntry[] = [];
+export const LEDGER: readonly LedgerEntry[] = [
+  {
+    name: 'sourceOfErrors',
+    title: 'The source address of an ICMPv6 error about a datagram whose own source SNAT of INPUT changed is another one of the namespace than the simulator takes.',
+    declares: ({ rules }, { aspect, kernel, simulator }): boolean =>
+      aspect === 'passage' && withoutErrorSource(kernel) === withoutErrorSource(simulator) && rules.some(({ ipv6 }) => /^-A \S+ .*-j (?:SNAT|NETMAP)/m.test(ipv6)),
+  },
+];
+
+/** Blanks the sources of the ICMPv6 errors in a difference. */
+function withoutErrorSource(passages: string): string {
+  return passages.replaceAll(/icmp \S*:\S* > (?=\S+ \d+\/\d+ about )/g, 'icmp * > ');
+}
 
 /** Gives the name of the entry that declares a difference; undefined where none does. */
 export function findDeclared(judged: DeclaredCase, difference: Difference): string | undefined {

@@ -59,7 +59,7 @@ function writeTransport({ source, destination, transport }: PacketDraft): string
       return `udp ${source}:${transport.sourcePort} > ${destination}:${transport.destinationPort}`;
     case 'icmp': {
       const about = transport.about === undefined ? '' : ` about (${writeTransport(withoutFlags(transport.about))})`;
-      const id = transport.identifier === undefined || transport.about !== undefined ? '' : ` id ${transport.identifier}`;
+      const id = transport.about === undefined ? ` id ${transport.identifier ?? 0}` : '';
       return `icmp ${source} > ${destination} ${transport.type}/${transport.code}${id}${about}`;
     }
     case 'other': {
