@@ -230,7 +230,12 @@ const MODULES: Readonly<Record<string, ModuleCompiler>> = {
       isStateful: restores === true,
       test: (packet, environment) => {
         if (!hasPorts(packet.protocol)) {
-          return isIcmpError(packet.protocol, packet.icmpType) ? UNKNOWN : FAILED;
+          if (!isIcmpError(packet.protocol, packet.icmpType)) {
+            return FAILED;
+          }
+          if (packet.about === null) {
+            return UNKNOWN;
+          }
         }
         const found = environment.findSocket(packet);
         if (found === undefined || found === null) {

@@ -17,6 +17,9 @@ export interface Answer {
 /** The two bits of ECN in the type of service, which answers leave out. */
 const ECN_BITS = 3;
 
+/** The kind of the TCP option that tells the greatest segment. */
+const GREATEST_SEGMENT = 2;
+
 /** What a kernel says in an ICMP error, by its two families. */
 export const ICMP_ERRORS = {
   netUnreachable: { ipv4: [3, 0], ipv6: [1, 0] },
@@ -87,7 +90,8 @@ export function tcpReset(namespace: WorldNamespace, packet: WorldPacket, owner: 
 export function tcpAnswer(namespace: WorldNamespace, packet: WorldPacket, flags: number, owner: WorldPacket['socket'], isTransparent = false): Answer | null {
   const answer = turnedRound(packet);
   answer.tcpFlags = flags;
-  answer.tcpOptions = (flags & TCP_FLAG_BITS.SYN) === 0 ? [] : packet.tcpOptions;
+  // A SYN-ACK takes what the SYN offered, and always tells its own greatest segment (net/ipv4/tcp_output.c, tcp_synack_options).
+  answer.tcpOptions = (flags & TCP_FLAG_BITS.SYN) === 0 ? [] : [...new Set([GREATEST_SEGMENT, ...packet.tcpOptions])];
   answer.mss = (flags & TCP_FLAG_BITS.SYN) === 0 ? null : packet.mss;
   answer.socket = owner ?? KERNEL_SOCKET;
   answer.mark = owner?.mark ?? reflectedMark(namespace, packet);

@@ -65,17 +65,22 @@ export class NamespaceEnvironment implements MatchEnvironment {
     }
   }
 
-  /** net/ipv4/netfilter/nf_socket_ipv4.c, nf_sk_lookup_slow_v4: by the addresses before source NAT where the packet answers such a connection. */
+  /**
+   * net/ipv4/netfilter/nf_socket_ipv4.c, nf_sk_lookup_slow_v4, and nf_socket_ipv6.c: an ICMP error belongs to the socket that sent what it is about;
+   * of IPv4 the addresses before source NAT count where the packet answers such a connection.
+   */
   findSocket(packet: Packet): Known<SocketFacts> | undefined {
-    const local = { address: packet.destination, port: packet.destinationPort };
-    const remote = { address: packet.source, port: packet.sourcePort };
-    if (packet.protocol !== PROTOCOL.tcp && packet.protocol !== PROTOCOL.udp) {
+    const { about } = packet;
+    const protocol = about?.protocol ?? packet.protocol;
+    const local = about === null ? { address: packet.destination, port: packet.destinationPort } : { address: about.source, port: about.sourcePort };
+    const remote = about === null ? { address: packet.source, port: packet.sourcePort } : { address: about.destination, port: about.destinationPort };
+    if (protocol !== PROTOCOL.tcp && protocol !== PROTOCOL.udp) {
       return undefined;
     }
     const tracking = packet.tracking as { readonly connection: Connection; readonly isReply: boolean } | null;
-    const original = tracking?.isReply === true && tracking.connection.sourceTranslated ? tracking.connection.original : null;
+    const original = packet.isIpv4 && tracking?.isReply === true && tracking.connection.sourceTranslated ? tracking.connection.original : null;
     // What TPROXY assigned counts, and nobody else is looked for (net/netfilter/xt_socket.c, socket_match).
-    const found = (packet.assigned as FoundSocket | null) ?? this.lookUpSocket(packet.protocol, original === null ? local : { address: original.source, port: original.sourcePort }, remote);
+    const found = (packet.assigned as FoundSocket | null) ?? this.lookUpSocket(protocol, original === null ? local : { address: original.source, port: original.sourcePort }, remote);
     if (found === undefined) {
       return undefined;
     }

@@ -5,6 +5,7 @@ import type { ConnectionTracker, FoundConnection, Zone } from './conntrack.ts';
 import { Connection, DEFAULT_ZONE } from './conntrack.ts';
 import type { HookContext, PacketVerdict, WorldPacket } from './hooks.ts';
 import { areFlagsValid, firstTcpState, nextTcpState } from './tcpState.ts';
+import type { Tuple } from './tuple.ts';
 import { invertTuple, tupleOf, writeTuple } from './tuple.ts';
 import { readSysctl } from './world.ts';
 
@@ -41,6 +42,13 @@ export function confirmConnection(context: HookContext, hook: Hook, packet: Worl
   const clash = tracker.isTaken(connection.original, connection.zoneOf(false)) ? connection.original : tracker.isTaken(connection.reply, connection.zoneOf(true)) ? connection.reply : null;
   const state = context.recorder === null ? null : packet.state();
   if (clash !== null) {
+    const old = tracker.find(clash, connection.zoneOf(clash === connection.reply))?.connection.tcpState;
+    if (old === 'TIME_WAIT' || old === 'CLOSE') {
+      // The new connection takes its place where its sequence numbers are beyond the old ones (nf_nat_core.c, nf_nat_used_tuple_harder).
+      const dependsOn = `whether the connection takes the place of a closed one of the same tuple ${writeTuple(clash)}`;
+      const step = state === null ? null : context.recorder?.add({ place: connectionPlace(context, hook), before: state, after: state, decision: { kind: 'unknown', dependsOn }, reason: `It is not known ${dependsOn}.` }) ?? null;
+      return { kind: 'unknown', step, dependsOn };
+    }
     const reason = `the tuple ${writeTuple(clash)} belongs to another connection already, and no other could be found`;
     const step = state === null ? null : context.recorder?.add({ place: connectionPlace(context, hook), before: state, after: state, decision: { kind: 'verdict', verdict: 'DROP' }, reason: `The packet is dropped: ${reason}.` }) ?? null;
     return { kind: 'drop', step, reason };
@@ -90,7 +98,7 @@ function look(context: HookContext, packet: WorldPacket): string {
   // A packet of the original direction is found in one zone, an answer in the other (nf_ct_zone_equal).
   const tuple = tupleOf(packet);
   for (let tries = 0; tries < 2; tries += 1) {
-    const found = findInZone(tracker, packet, zone);
+    const found = findInZone(tracker, tuple, zone);
     if (found === undefined) {
       break;
     }
@@ -113,8 +121,7 @@ function look(context: HookContext, packet: WorldPacket): string {
 }
 
 /** A zone that counts in one direction only leaves the other in zone 0 (nf_ct_zone_id). */
-function findInZone(tracker: ConnectionTracker, packet: WorldPacket, zone: Zone): FoundConnection | undefined {
-  const tuple = tupleOf(packet);
+function findInZone(tracker: ConnectionTracker, tuple: Tuple, zone: Zone): FoundConnection | undefined {
   const found = tracker.find(tuple, zone.id);
   if (zone.directions === 'both' || found?.isReply === (zone.directions === 'reply')) {
     return found;
@@ -186,7 +193,7 @@ function updateTcp(tracker: ConnectionTracker, packet: WorldPacket, connection: 
 function lookRelated(tracker: ConnectionTracker, packet: WorldPacket, zone: Zone): string {
   const { about } = packet;
   const inverted = about === null ? undefined : invertTuple(tupleOf(about));
-  const found = inverted === undefined ? undefined : tracker.find(inverted, zone.id);
+  const found = inverted === undefined ? undefined : findInZone(tracker, inverted, zone);
   if (found === undefined) {
     return 'conntrack knows no connection that this error could be about: INVALID.';
   }
