@@ -17,6 +17,7 @@ const loaded = [
   'dist/bpf/meshpath.bpf.o',
   'dist/agent/agent.cjs',
   'dist/agent/lab.cjs',
+  'dist/agent/selfTests.cjs',
   'dist/agent/manifest.json',
   'dist/agent/meshpath.bpf.o',
   'dist/agent/koffi-linux-x64-glibc.node',

@@ -30,6 +30,10 @@ export function createNodesView(directory: NodeDirectory, onInspect: () => void)
       if (row === undefined) {
         return [...roots()];
       }
+      // Asked for what is expanded only. The event of expanding is lost where the tree is drawn anew in the same moment.
+      if (row.kind === 'group' && /\/(programs|maps)$/.test(row.id) && readyNode(directory.find(row.subject.node)?.session.state ?? { phase: 'idle' }) !== undefined) {
+        onInspect();
+      }
       if (row.children !== 'lazy') {
         return row.children === undefined ? [] : [...row.children];
       }
@@ -46,11 +50,6 @@ export function createNodesView(directory: NodeDirectory, onInspect: () => void)
     }, REDRAW_DELAY_MS);
   };
   const stop = directory.onChange(redraw);
-  const expanding = view.onDidExpandElement(({ element }) => {
-    if (element.kind === 'group' && /\/(programs|maps)$/.test(element.id) && readyNode(directory.find(element.subject.node)?.session.state ?? { phase: 'idle' }) !== undefined) {
-      onInspect();
-    }
-  });
 
   return {
     showMore: (list) => {
@@ -63,7 +62,6 @@ export function createNodesView(directory: NodeDirectory, onInspect: () => void)
     dispose: () => {
       clearTimeout(timer);
       stop();
-      expanding.dispose();
       view.dispose();
       changed.dispose();
     },

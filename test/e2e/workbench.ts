@@ -144,7 +144,13 @@ export async function pickItem(page: Page, label: string, placeholder?: string):
   if (placeholder !== undefined) {
     await quickInput(page).locator(`input[placeholder*="${placeholder}"]`).first().waitFor();
   }
-  await quickPickRow(page, label).click();
+  const row = quickPickRow(page, label);
+  await quickInput(page).locator('.monaco-list-row').first().waitFor();
+  if (!(await row.isVisible())) {
+    // Of a long list only the rows on screen are in the page.
+    await quickInputBox(page).fill(label);
+  }
+  await row.click();
 }
 
 /** Ticks exactly those rows of the open pick for many that have one of these texts. */
