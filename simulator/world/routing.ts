@@ -204,7 +204,7 @@ function selectIpv6Address(namespace: WorldNamespace, own: readonly InterfaceAdd
   const isLinkLocal = (address: Address): boolean => (address.w0 & -0x40_0000) === (0xfe80_0000 | 0);
   const candidates = (entries: readonly InterfaceAddress[]): Address[] => entries.map(({ address }) => Address.of(address)).filter((address) => !address.isIpv4 && (address.equals(towards) || !(address.w0 === 0 && address.w1 === 0 && address.w2 === 0 && address.w3 === 1)));
   const near = candidates(own);
-  const all = isLinkLocal(towards) ? near : [...near, ...candidates(namespace.state.links.flatMap(({ addresses }) => addresses)).filter((address) => !isLinkLocal(address))];
+  const all = isLinkLocal(towards) ? near : [...near, ...candidates(namespace.state.links.filter(({ kind }) => kind !== 'loopback').flatMap(({ addresses }) => addresses)).filter((address) => !isLinkLocal(address))];
   const rank = (address: Address): readonly number[] => [
     address.equals(towards) ? 1 : 0,
     isLinkLocal(towards) || !isLinkLocal(address) ? 1 : 0,

@@ -20,8 +20,16 @@ export const LEDGER: readonly LedgerEntry[] = [
   {
     name: 'sourceOfErrors',
     title: 'The source address of an ICMPv6 error about a datagram whose own source SNAT of INPUT changed is another one of the namespace than the simulator takes.',
-    declares: ({ rules }, { aspect, kernel, simulator }): boolean =>
+    declares: ({ rules }: DeclaredCase, { aspect, kernel, simulator }: Difference): boolean =>
       aspect === 'passage' && withoutErrorSource(kernel) === withoutErrorSource(simulator) && rules.some(({ ipv6 }) => /^-A \S+ .*-j (?:SNAT|NETMAP)/m.test(ipv6)),
+  },
+  {
+    name: 'checksumOfLongDatagrams',
+    title: 'In an IPv6 datagram of 76 bytes or more whose traffic class or hop limit a rule changes once conntrack has summed it, the kernel finds the checksum wrong and drops it before its socket.',
+    declares: ({ rules, stimuli }: DeclaredCase, { stimulus }: Difference): boolean => {
+      const done = stimuli[stimulus];
+      return done !== undefined && done.kind !== 'connect' && done.packet.source.includes(':') && done.packet.transport.kind === 'udp' && (done.packet.payload ?? 0) >= 68 && rules.some(({ ipv6 }) => /-j (?:TOS|DSCP|HL) /.test(ipv6));
+    },
   },
 ];
 
