@@ -229,6 +229,8 @@ export class Datapath {
     const stopped = new Set(this.#pods.filter(({ leave }) => leave !== null).map(({ cgroupId }) => cgroupId));
     const pods = this.#pods.filter(({ enrolment, leave }) => leave === null && cgroups.has(enrolment.cgroup));
     this.#withdraw(pods);
+    // Whoever turns off is told before of what was decided until then.
+    this.#events.drain();
     return this.#connectionsOf(pods).filter(
       ({ isAccelerated, connectingCgroupId, acceptingCgroupId }) => isAccelerated && !stopped.has(connectingCgroupId) && !stopped.has(acceptingCgroupId),
     ).length;

@@ -16,7 +16,8 @@ const BACKENDS = ['nft', 'legacy'] as const;
 /** On each backend. */
 const RANDOM_FLOWS = 1_250;
 const FLOWS_PER_RULE_SET = 200;
-const SEED = Number(process.env['MESHPATH_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
+/** Always the same, so that a red run is news of the change that it tries; `npm run fuzz:netfilter` takes another one each time. */
+const SEED = Number(process.env['MESHPATH_SEED'] ?? 713);
 const DATA = join(import.meta.dirname, '../../../shared/data');
 
 function assertNothingFound(tally: Tally): void {
