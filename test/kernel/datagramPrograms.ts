@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -63,15 +64,18 @@ export async function startDatagramClient(pod: LabPod, steps: readonly DatagramS
       }
     });
   });
-  const results = new Promise<DatagramResult[]>((resolve, reject) => {
-    lines.on('line', (line) => {
-      if (line.startsWith('[')) {
-        resolve(JSON.parse(line) as DatagramResult[]);
-      }
-    });
-    complaint.then((words) => {
-      reject(new Error(`the client failed: ${words}`));
-    }, reject);
+  let printed: DatagramResult[] | undefined;
+  lines.on('line', (line) => {
+    if (line.startsWith('[')) {
+      printed = JSON.parse(line) as DatagramResult[];
+    }
+  });
+  // Not when it has printed them: its sockets are closed, and what the programs know of them is gone, when it has ended.
+  const results = once(client, 'close').then(async () => {
+    if (printed === undefined) {
+      throw new Error(`the client failed: ${await complaint}`);
+    }
+    return printed;
   });
   return { waiting: Promise.race([waiting, results.then(() => undefined)]), results };
 }
