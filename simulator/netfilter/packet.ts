@@ -6,7 +6,11 @@ import { PROTOCOL, hasPorts, protocolName } from './protocolNumbers.ts';
 
 /** The bits of the flags byte of a TCP header (RFC 9293, 3.1). */
 export const TCP_FLAG_BITS = { FIN: 1, SYN: 2, RST: 4, PSH: 8, ACK: 16, URG: 32, ECE: 64, CWR: 128 } as const;
-const FLAG_NAMES = Object.keys(TCP_FLAG_BITS) as readonly (keyof typeof TCP_FLAG_BITS)[];
+type TcpFlagName = keyof typeof TCP_FLAG_BITS;
+const FLAG_NAMES = Object.keys(TCP_FLAG_BITS) as readonly TcpFlagName[];
+/** The names of each of the 256 bytes of flags: packets are described so often that making the lists shows. */
+const FLAG_LISTS: readonly (readonly TcpFlagName[])[] = Array.from({ length: 256 }, (_, bits) => FLAG_NAMES.filter((name) => (bits & TCP_FLAG_BITS[name]) !== 0));
+const FLAG_TEXTS: readonly string[] = FLAG_LISTS.map((names) => (names.length === 0 ? 'NONE' : names.join(',')));
 
 export type ConnectionStateLabel = 'NEW' | 'ESTABLISHED' | 'RELATED' | 'INVALID' | 'UNTRACKED';
 
@@ -200,8 +204,7 @@ export function isIcmpError(protocol: number, type: number): boolean {
 
 /** Writes the flags of a TCP header as `SYN,ACK`. */
 export function writeTcpFlags(bits: number): string {
-  const names = FLAG_NAMES.filter((name) => (bits & TCP_FLAG_BITS[name]) !== 0);
-  return names.length === 0 ? 'NONE' : names.join(',');
+  return FLAG_TEXTS[bits & 0xff] ?? 'NONE';
 }
 
 /** Makes a packet of a description. Throws a RangeError where its addresses are of two families. */
@@ -278,7 +281,7 @@ function describeTransport(packet: Packet): TransportDraft {
   switch (packet.protocol) {
     case PROTOCOL.tcp:
       return {
-        kind: 'tcp', ...ports, flags: FLAG_NAMES.filter((name) => (packet.tcpFlags & TCP_FLAG_BITS[name]) !== 0),
+        kind: 'tcp', ...ports, flags: FLAG_LISTS[packet.tcpFlags & 0xff] ?? [],
         ...(packet.tcpOptions.length === 0 ? {} : { options: packet.tcpOptions }),
         ...(packet.mss === null ? {} : { mss: packet.mss }),
       };
