@@ -31,10 +31,10 @@ for (const backend of BACKENDS) {
   const restore = `iptables-${backend}-restore`;
   const skip = missing === false && findCommand(restore) === undefined ? `needs ${restore}` : missing;
   describe(`the kernel judges the simulator (${backend})`, { skip, concurrency: false }, () => {
-    test('random rule sets, worlds and flows', (context) => {
+    test('random rule sets, worlds and flows', async (context) => {
       context.diagnostic(`seed ${SEED}; to do the same again: MESHPATH_SEED=${SEED}`);
       const tally = emptyTally();
-      judgeRandomCases(backend, SEED, tally, () => tally.flows < RANDOM_FLOWS);
+      await judgeRandomCases(backend, SEED, tally, () => tally.flows < RANDOM_FLOWS);
       context.diagnostic(describeTally(tally));
       assertNothingFound(tally);
       assert.ok(tally.flows >= RANDOM_FLOWS);
@@ -45,9 +45,9 @@ for (const backend of BACKENDS) {
       const files = existsSync(path) ? readdirSync(path).filter((name) => name.endsWith(ending)) : [];
       test(`the rule sets of ${folder}`, { skip: files.length === 0 ? 'the shared rule sets are not on this machine' : false }, async (context) => {
         for (const file of files) {
-          await context.test(file, (inner) => {
+          await context.test(file, async (inner) => {
             const tally = emptyTally();
-            const changes = judgeRuleSet(readRuleSetFile(join(path, file)), backend, SEED, FLOWS_PER_RULE_SET, tally);
+            const changes = await judgeRuleSet(readRuleSetFile(join(path, file)), backend, SEED, FLOWS_PER_RULE_SET, tally);
             for (const change of changes) {
               inner.diagnostic(`changed for the kernel: ${change}`);
             }

@@ -23,6 +23,13 @@ export interface FoundDifference {
   readonly difference: Difference;
 }
 
+/** A difference that did not come again. */
+export interface VanishedDifference {
+  /** `late`: it was gone in the same network, with patience; `remembered`: only in a new one, which knows nothing of other cases; `unsteady`: it was there once more. */
+  readonly kind: 'late' | 'remembered' | 'unsteady';
+  readonly difference: Difference;
+}
+
 /** What a run came to. */
 export interface Tally {
   flows: number;
@@ -32,20 +39,22 @@ export interface Tally {
   readonly declared: Map<string, number>;
   /** Rule sets that iptables did not take. */
   refused: number;
-  /** Differences that were not there when the same case was run again: packets that came late. */
-  vanished: number;
+  /** Differences that were not there when the same case was run again. */
+  readonly vanished: VanishedDifference[];
   readonly found: FoundDifference[];
 }
 
 /** A tally in which nothing has happened. */
 export function emptyTally(): Tally {
-  return { flows: 0, undecided: 0, dependsOn: new Map(), declared: new Map(), refused: 0, vanished: 0, found: [] };
+  return { flows: 0, undecided: 0, dependsOn: new Map(), declared: new Map(), refused: 0, vanished: [], found: [] };
 }
 
 /** How many differences a run looks for before it ends. */
 const MAX_FOUND = 12;
 /** How many cases share a world, which costs more to build than rules to load. */
 const CASES_PER_WORLD = 24;
+/** How many worlds are judged side by side: while the kernel takes the rules of one, others have their packets. */
+const LANES = 4;
 /** Stimuli of a rule set that are judged before its connections are forgotten. */
 const FLOWS_PER_BATCH = 50;
 
@@ -64,13 +73,13 @@ export class JudgeBench {
   }
 
   /** Asks both and compares. */
-  compare(draft: CaseDraft, isPatient = false): { readonly comparison: Comparison; readonly kernel: readonly Observation[] } {
-    const kernel = this.#driver.run(draft, isPatient);
+  async compare(draft: CaseDraft, isPatient = false): Promise<{ readonly comparison: Comparison; readonly kernel: readonly Observation[] }> {
+    const kernel = await this.#driver.run(draft, isPatient);
     return { comparison: compareCase(this.complete(draft), kernel, predictCase(this.complete(draft))), kernel };
   }
 
   /** Asks the kernel only. */
-  observe(draft: CaseDraft, isPatient = false): readonly Observation[] {
+  observe(draft: CaseDraft, isPatient = false): Promise<readonly Observation[]> {
     return this.#driver.run(draft, isPatient);
   }
 
@@ -86,32 +95,41 @@ export class JudgeBench {
 }
 
 /** Judges random cases until `goesOn` says no or enough differences were found; asked before each case. */
-export function judgeRandomCases(backend: Backend, seed: number, tally: Tally, goesOn: () => boolean): void {
-  for (let round = 0; goesOn() && tally.found.length < MAX_FOUND; round += 1) {
-    const worldSeed = seed + round * 7_919;
-    const [choices] = fc.sample(worldChoices, { seed: worldSeed, numRuns: 1 });
-    if (choices === undefined) {
-      return;
+export async function judgeRandomCases(backend: Backend, seed: number, tally: Tally, goesOn: () => boolean): Promise<void> {
+  const isOver = (): boolean => !goesOn() || tally.found.length >= MAX_FOUND;
+  let rounds = 0;
+  const judgeWorlds = async (): Promise<void> => {
+    while (!isOver()) {
+      const worldSeed = seed + rounds * 7_919;
+      rounds += 1;
+      await judgeRandomWorld(backend, worldSeed, tally, isOver);
     }
-    const bench = new JudgeBench(makeWorld(choices), backend);
-    try {
-      for (const draft of fc.sample(caseDraft(choices), { seed: worldSeed, numRuns: CASES_PER_WORLD })) {
-        if (!goesOn() || tally.found.length >= MAX_FOUND) {
-          break;
-        }
-        judgeCase(bench, draft, tally);
+  };
+  await Promise.all(Array.from({ length: LANES }, judgeWorlds));
+}
+
+async function judgeRandomWorld(backend: Backend, seed: number, tally: Tally, isOver: () => boolean): Promise<void> {
+  const [choices] = fc.sample(worldChoices, { seed, numRuns: 1 });
+  if (choices === undefined) {
+    return;
+  }
+  const bench = new JudgeBench(makeWorld(choices), backend);
+  try {
+    for (const draft of fc.sample(caseDraft(choices), { seed, numRuns: CASES_PER_WORLD })) {
+      if (isOver()) {
+        break;
       }
-    } finally {
-      bench.dispose();
+      await judgeCase(bench, draft, tally);
     }
+  } finally {
+    bench.dispose();
   }
 }
 
-/** Judges one case and adds it to a tally. */
-export function judgeCase(bench: JudgeBench, draft: CaseDraft, tally: Tally): void {
-  let result: ReturnType<JudgeBench['compare']>;
+async function judgeCase(bench: JudgeBench, draft: CaseDraft, tally: Tally): Promise<void> {
+  let comparison: Comparison;
   try {
-    result = bench.compare(draft);
+    ({ comparison } = await bench.compare(draft));
   } catch (error) {
     if (isRefusal(error)) {
       tally.refused += 1;
@@ -119,20 +137,20 @@ export function judgeCase(bench: JudgeBench, draft: CaseDraft, tally: Tally): vo
     }
     throw error;
   }
-  addComparison(tally, result.comparison);
-  if (result.comparison.difference !== null) {
-    explainDifference(bench, draft, tally);
+  addComparison(tally, comparison);
+  if (comparison.difference !== null) {
+    await explainDifference(bench, draft, comparison.difference, tally);
   }
 }
 
 /** Judges a rule set of a file with flows of its own constants. Gives what was changed for the kernel to take it. */
-export function judgeRuleSet(texts: { readonly ipv4: string; readonly ipv6: string }, backend: Backend, seed: number, flows: number, tally: Tally): readonly string[] {
+export async function judgeRuleSet(texts: { readonly ipv4: string; readonly ipv6: string }, backend: Backend, seed: number, flows: number, tally: Tally): Promise<readonly string[]> {
   const worlds = worldsFor(texts.ipv4);
   const changes = new Set<string>();
   for (const [index, choices] of worlds.entries()) {
     const bench = new JudgeBench(makeWorld(choices), backend);
     try {
-      const loaded = loadWhatLoads(bench.network, 'node', texts);
+      const loaded = await loadWhatLoads(bench.network, 'node', texts);
       for (const change of loaded.changes) {
         changes.add(change);
       }
@@ -142,11 +160,11 @@ export function judgeRuleSet(texts: { readonly ipv4: string; readonly ipv6: stri
       const wanted = Math.ceil(flows / worlds.length);
       for (let batch = 0; tally.flows - before < wanted && batch * FLOWS_PER_BATCH < wanted * 4; batch += 1) {
         const draft: CaseDraft = { rules, stimuli: flowsFor(loaded, choices, FLOWS_PER_BATCH, seed + index * 101 + batch) };
-        const kernel = bench.observe(draft);
+        const kernel = await bench.observe(draft);
         const comparison = compareCase(bench.complete(draft), kernel, predictCase(bench.complete(draft), world), true);
         addComparison(tally, comparison);
         if (comparison.difference !== null) {
-          explainDifference(bench, draft, tally);
+          await explainDifference(bench, draft, comparison.difference, tally);
           break;
         }
       }
@@ -165,20 +183,25 @@ function addComparison(tally: Tally, { agreed, undecided, dependsOn }: Compariso
   }
 }
 
-/** Runs a case that differed again, with patience and in a new network, which remembers nothing of other cases; makes it smaller and asks the ledger. */
-function explainDifference({ world, backend }: JudgeBench, draft: CaseDraft, tally: Tally): void {
-  const bench = new JudgeBench(world, backend);
+/** Runs a case that differed again, with patience, in its network and in a new one; makes it smaller and asks the ledger. */
+async function explainDifference(used: JudgeBench, draft: CaseDraft, first: Difference, tally: Tally): Promise<void> {
+  const again = (await used.compare(draft, true)).comparison.difference;
+  if (again === null) {
+    tally.vanished.push({ kind: 'late', difference: first });
+    return;
+  }
+  const bench = new JudgeBench(used.world, used.backend);
   try {
-    const confirmed = bench.compare(draft, true).comparison.difference;
+    const confirmed = (await bench.compare(draft, true)).comparison.difference;
     if (confirmed === null) {
-      tally.vanished += 1;
+      tally.vanished.push({ kind: 'remembered', difference: again });
       return;
     }
-    const smallest = shrinkCase({ ...draft, stimuli: draft.stimuli.slice(0, confirmed.stimulus + 1) }, (smaller) => tryComparison(bench, smaller) !== null);
-    const last = bench.compare(smallest, true);
+    const smallest = await shrinkCase({ ...draft, stimuli: draft.stimuli.slice(0, confirmed.stimulus + 1) }, async (smaller) => (await tryComparison(bench, smaller)) !== null);
+    const last = await bench.compare(smallest, true);
     const { difference } = last.comparison;
     if (difference === null) {
-      tally.vanished += 1;
+      tally.vanished.push({ kind: 'unsteady', difference: confirmed });
       return;
     }
     const declared = findDeclared(bench.complete(smallest), difference);
@@ -192,9 +215,9 @@ function explainDifference({ world, backend }: JudgeBench, draft: CaseDraft, tal
   }
 }
 
-function tryComparison(bench: JudgeBench, draft: CaseDraft): Difference | null {
+async function tryComparison(bench: JudgeBench, draft: CaseDraft): Promise<Difference | null> {
   try {
-    return bench.compare(draft).comparison.difference;
+    return (await bench.compare(draft)).comparison.difference;
   } catch (error) {
     if (isRefusal(error)) {
       return null;
@@ -227,8 +250,13 @@ export function describeDifference({ difference, fixture }: FoundDifference): st
 export function describeTally(tally: Tally): string {
   const list = (map: ReadonlyMap<string, number>): string => [...map].toSorted(([, left], [, right]) => right - left).map(([name, count]) => `\n    ${count} × ${name}`).join('');
   return [
-    `${tally.flows} flows agree, ${tally.found.length} differences, ${tally.undecided} not decided, ${tally.refused} rule sets refused by iptables, ${tally.vanished} differences that did not come again`,
+    `${tally.flows} flows agree, ${tally.found.length} differences, ${tally.undecided} not decided, ${tally.refused} rule sets refused by iptables, ${tally.vanished.length} differences that did not come again`,
     ...(tally.dependsOn.size === 0 ? [] : [`  depends on:${list(tally.dependsOn)}`]),
+    ...tally.vanished.map(({ kind, difference: { aspect, kernel, simulator } }) => `  did not come again (${kind}), ${aspect}: kernel ${oneLine(kernel)}; simulator ${oneLine(simulator)}`),
     ...(tally.declared.size === 0 ? [] : [`  in the ledger:${list(tally.declared)}`]),
   ].join('\n');
+}
+
+function oneLine(text: string): string {
+  return text.replaceAll('\n', ' | ');
 }

@@ -66,8 +66,8 @@ export class KernelDriver {
    * Loads the rules of a case and gives one observation for each stimulus. `isPatient`: waits for packets that the kernel
    * handles later than at once, as it does on a machine that is very busy.
    */
-  run(judged: Omit<JudgeCase, 'world' | 'backend'>, isPatient = false): readonly Observation[] {
-    this.#network.load(judged.rules);
+  async run(judged: Omit<JudgeCase, 'world' | 'backend'>, isPatient = false): Promise<readonly Observation[]> {
+    await this.#network.load(judged.rules);
     for (const [index, recorder] of this.#recorders.entries()) {
       const name = this.#network.namespaces[index]?.description.name;
       recorder.learnRules(judged.rules.find(({ namespace }) => namespace === name));

@@ -1,16 +1,16 @@
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { text as readAll } from 'node:stream/consumers';
+import { setTimeout as wait } from 'node:timers/promises';
 import { isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import { toPortNumber } from '../../agent/protocol/scalars.ts';
 import { BUILT_IN_CHAINS, isTableName } from '../../simulator/netfilter/ruleSet.ts';
 import type { Backend, JudgeLink, JudgeNamespace, JudgeRules, JudgeWorld } from './judgeCase.ts';
-import { KernelNamespace, SOCK_DGRAM, closeSocket, openSocket, pause, sendBytes, socketAddress } from './kernelCalls.ts';
+import { KernelNamespace, SOCK_DGRAM, closeSocket, openSocket, sendBytes, socketAddress } from './kernelCalls.ts';
 import { NLM_F_ACK, NLM_F_REQUEST, NetlinkSocket, encodeMessage } from './netlink.ts';
 
 /** The legacy backend keeps a table once it was used, so that every rule set there has all five of them. */
 const TABLES = Object.keys(BUILT_IN_CHAINS).filter(isTableName);
-/** It keeps the policies of a table too, where a rule set does not name them. */
-const EMPTY_RULES = TABLES.map((table) => [`*${table}`, ...BUILT_IN_CHAINS[table].map((chain) => `:${chain} ACCEPT [0:0]`), 'COMMIT', ''].join('\n')).join('');
 const NFNL_SUBSYS_NFTABLES = 10;
 const NFNL_SUBSYS_CTNETLINK = 1;
 const NFT_MSG_DELTABLE = (NFNL_SUBSYS_NFTABLES << 8) | 2;
@@ -129,12 +129,15 @@ export class KernelNetwork {
     return found;
   }
 
-  /** Replaces the rules of every namespace, those that are not named by none, and forgets all connections. Throws an Error with what iptables complained about. */
-  load(rules: readonly JudgeRules[]): void {
+  /**
+   * Replaces the rules of every namespace, those that are not named by none, and forgets all connections. Rejects with an
+   * Error that says what iptables complained about. Most of it is waiting for the kernel, which other networks can use.
+   */
+  async load(rules: readonly JudgeRules[]): Promise<void> {
     for (const namespace of this.namespaces) {
       const wanted = rules.find((entry) => entry.namespace === namespace.description.name);
       for (const family of ['ipv4', 'ipv6'] as const) {
-        this.#loadFamily(namespace, family, wanted?.[family] ?? '');
+        await this.#loadFamily(namespace, family, wanted?.[family] ?? '');
       }
       namespace.netlink.request(IPCTNL_MSG_CT_DELETE, NLM_F_ACK, 0, Buffer.alloc(0));
     }
@@ -147,7 +150,7 @@ export class KernelNetwork {
     }
   }
 
-  #loadFamily(namespace: BuiltNamespace, family: 'ipv4' | 'ipv6', text: string): void {
+  async #loadFamily(namespace: BuiltNamespace, family: 'ipv4' | 'ipv6', text: string): Promise<void> {
     const key = `${namespace.description.name} ${family}`;
     if ((this.#loaded.get(key) ?? '') === text && !this.#hasState(text)) {
       return;
@@ -156,16 +159,11 @@ export class KernelNetwork {
     this.#loaded.set(key, '?');
     if (this.backend === 'nft') {
       deleteTables(namespace, FAMILY[family]);
-      waitForNoConntrack(namespace, family);
+      await waitForNoConntrack(namespace, family);
     }
-    if (text !== '' || this.backend === 'legacy') {
-      const program = `${family === 'ipv4' ? 'iptables' : 'ip6tables'}-${this.backend}-restore`;
-      namespace.kernel.run(() => {
-        if (this.backend === 'legacy') {
-          runProgram(program, [], EMPTY_RULES);
-        }
-        runProgram(program, [], text);
-      });
+    const program = `${family === 'ipv4' ? 'iptables' : 'ip6tables'}-${this.backend}-restore`;
+    for (const input of this.backend === 'legacy' ? legacyInputs(text) : text === '' ? [] : [text]) {
+      await restoreRules(namespace.kernel, program, input);
     }
     this.#loaded.set(key, text);
   }
@@ -176,8 +174,46 @@ export class KernelNetwork {
   }
 }
 
+/**
+ * What makes a rule set the only one of the legacy backend, which keeps tables that are not named, and policies that are
+ * not: tables without rules come behind, where they change no line number.
+ */
+function legacyInputs(text: string): readonly string[] {
+  const missing = TABLES.filter((table) => !new RegExp(`^\\*\\s*${table}\\s*$`, 'm').test(text));
+  const named = new Map<string, Set<string>>();
+  let table = '';
+  for (const line of text.split('\n')) {
+    table = /^\*\s*(\w+)/.exec(line)?.[1] ?? table;
+    const chain = /^:(\S+) (?:ACCEPT|DROP)/.exec(line)?.[1];
+    if (chain !== undefined) {
+      named.set(table, (named.get(table) ?? new Set<string>()).add(chain));
+    }
+  }
+  const isComplete = TABLES.every((name) => missing.includes(name) || BUILT_IN_CHAINS[name].every((chain) => named.get(name)?.has(chain) === true));
+  return isComplete ? [text + missing.map(emptyTable).join('')] : [TABLES.map(emptyTable).join(''), text];
+}
+
+function emptyTable(table: keyof typeof BUILT_IN_CHAINS): string {
+  return [`*${table}`, ...BUILT_IN_CHAINS[table].map((chain) => `:${chain} ACCEPT [0:0]`), 'COMMIT', ''].join('\n');
+}
+
+async function restoreRules(kernel: KernelNamespace, program: string, input: string): Promise<void> {
+  const child = kernel.run(() => spawn(program, [], { stdio: ['pipe', 'ignore', 'pipe'] }));
+  const complaint = readAll(child.stderr);
+  const ended = new Promise<number | null>((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', resolve);
+  });
+  // Who refuses a rule does not read the rest.
+  child.stdin.on('error', () => undefined);
+  child.stdin.end(input);
+  if ((await ended) !== 0) {
+    throw new Error(`${program}: ${(await complaint).trim()}`);
+  }
+}
+
 /** Runs a program to its end; an Error holds what it complained about. */
-export function runProgram(program: string, args: readonly string[], input: string): string {
+function runProgram(program: string, args: readonly string[], input: string): string {
   const { status, stdout, stderr, error } = spawnSync(program, args, { input, encoding: 'utf8', maxBuffer: 64 * 1024 * 1024 });
   if (status !== 0) {
     throw new Error(`${[program, ...args].join(' ')}: ${error?.message ?? stderr.trim()}`);
@@ -254,23 +290,26 @@ function deleteTables({ netlink }: BuiltNamespace, family: number): void {
  * Rules of nft are destroyed some time after they are gone from the lists (nf_tables_trans_destroy_work), and keep
  * conntrack on until then: waits until a packet over lo, which no rule meets now, leaves no connection.
  */
-function waitForNoConntrack({ kernel, netlink }: BuiltNamespace, family: 'ipv4' | 'ipv6'): void {
-  kernel.run(() => {
-    const fd = openSocket(FAMILY[family], SOCK_DGRAM, 0);
-    try {
-      for (let tries = 0; tries < MAX_PROBES; tries += 1) {
-        netlink.request(IPCTNL_MSG_CT_DELETE, NLM_F_ACK, 0, Buffer.alloc(0));
-        sendBytes(fd, Buffer.of(0), socketAddress(toIpAddress(family === 'ipv4' ? '127.0.0.1' : '::1'), DISCARD_PORT));
-        if (readFileSync('/proc/sys/net/netfilter/nf_conntrack_count', 'utf8').trim() === '0') {
-          return;
-        }
-        pause(PROBE_MILLISECONDS);
+async function waitForNoConntrack({ kernel, netlink }: BuiltNamespace, family: 'ipv4' | 'ipv6'): Promise<void> {
+  const fd = kernel.run(() => openSocket(FAMILY[family], SOCK_DGRAM, 0));
+  const loopback = socketAddress(toIpAddress(family === 'ipv4' ? '127.0.0.1' : '::1'), DISCARD_PORT);
+  try {
+    for (let tries = 0; tries < MAX_PROBES; tries += 1) {
+      netlink.request(IPCTNL_MSG_CT_DELETE, NLM_F_ACK, 0, Buffer.alloc(0));
+      sendBytes(fd, Buffer.of(0), loopback);
+      if (kernel.run(countConnections) === 0) {
+        return;
       }
-    } finally {
-      closeSocket(fd);
+      await wait(PROBE_MILLISECONDS);
     }
-    throw new Error('conntrack stays on without a rule that needs it');
-  });
+  } finally {
+    closeSocket(fd);
+  }
+  throw new Error('conntrack stays on without a rule that needs it');
+}
+
+function countConnections(): number {
+  return Number(readFileSync('/proc/sys/net/netfilter/nf_conntrack_count', 'utf8'));
 }
 
 function findIn<Value>(map: ReadonlyMap<string, Value>, name: string): Value {

@@ -10,7 +10,7 @@ const BACKENDS: readonly Backend[] = ['nft', 'legacy'];
 /** How long one backend is judged before the other has its turn. */
 const TURN_MILLISECONDS = 20_000;
 
-function main(): number {
+async function main(): Promise<number> {
   const { values } = parseArgs({ options: { minutes: { type: 'string', default: '5' }, seed: { type: 'string' }, backend: { type: 'string' }, record: { type: 'boolean', default: false } } });
   const minutes = Number(values.minutes);
   const seed = values.seed === undefined ? Math.floor(Math.random() * 2 ** 31) : Number(values.seed);
@@ -34,7 +34,7 @@ function main(): number {
       break;
     }
     const turnEnd = Math.min(end, performance.now() + TURN_MILLISECONDS);
-    judgeRandomCases(backend, seed + turn * 1_000_003, tally, () => performance.now() < turnEnd);
+    await judgeRandomCases(backend, seed + turn * 1_000_003, tally, () => performance.now() < turnEnd);
     console.log(`${backend}: ${describeTally(tally).split('\n')[0] ?? ''}`);
   }
   const seconds = (performance.now() - started) / 1_000;
@@ -48,4 +48,4 @@ function main(): number {
   return tally.found.length === 0 ? 0 : 1;
 }
 
-process.exitCode = main();
+process.exitCode = await main();

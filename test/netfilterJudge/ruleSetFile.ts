@@ -38,8 +38,8 @@ export function readRuleSetFile(path: string): { readonly ipv4: string; readonly
   return texts;
 }
 
-/** Leaves out, line by line, what the kernel refuses; loads the rest. Throws where too much would be left out. */
-export function loadWhatLoads(network: KernelNetwork, namespace: string, texts: { readonly ipv4: string; readonly ipv6: string }): LoadableRuleSet {
+/** Leaves out, line by line, what the kernel refuses; loads the rest. Rejects where too much would be left out. */
+export async function loadWhatLoads(network: KernelNetwork, namespace: string, texts: { readonly ipv4: string; readonly ipv6: string }): Promise<LoadableRuleSet> {
   const current = { ipv4: hideNothing(texts.ipv4), ipv6: hideNothing(texts.ipv6) };
   const changes: string[] = [];
   if (current.ipv4 !== texts.ipv4) {
@@ -47,7 +47,7 @@ export function loadWhatLoads(network: KernelNetwork, namespace: string, texts: 
   }
   for (;;) {
     try {
-      network.load([{ namespace, ...current }]);
+      await network.load([{ namespace, ...current }]);
       return { ...current, changes };
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);

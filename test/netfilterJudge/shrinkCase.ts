@@ -8,36 +8,36 @@ const MAX_TRIES = 400;
  * Makes a case as small as it gets while `stillDiffers` holds: fewer stimuli first, then fewer rules, then fewer words in
  * the rules, then plainer packets. What cannot be loaded does not differ.
  */
-export function shrinkCase(draft: CaseDraft, stillDiffers: (smaller: CaseDraft) => boolean): CaseDraft {
+export async function shrinkCase(draft: CaseDraft, stillDiffers: (smaller: CaseDraft) => Promise<boolean>): Promise<CaseDraft> {
   let tries = 0;
-  const accepts = (smaller: CaseDraft): boolean => {
+  const accepts = async (smaller: CaseDraft): Promise<boolean> => {
     tries += 1;
-    return tries <= MAX_TRIES && stillDiffers(smaller);
+    return tries <= MAX_TRIES && (await stillDiffers(smaller));
   };
   let current = draft;
   for (let before = ''; before !== JSON.stringify(current) && tries < MAX_TRIES; ) {
     before = JSON.stringify(current);
-    current = { ...current, stimuli: removeParts(current.stimuli, (stimuli) => accepts({ ...current, stimuli })) };
+    current = { ...current, stimuli: await removeParts(current.stimuli, (stimuli) => accepts({ ...current, stimuli })) };
     for (const family of ['ipv4', 'ipv6'] as const) {
       for (const { namespace } of current.rules) {
         const lines = linesOf(current.rules, namespace, family);
-        const kept = removeParts(lines, (some) => accepts(withLines(current, namespace, family, some)));
+        const kept = await removeParts(lines, (some) => accepts(withLines(current, namespace, family, some)));
         current = withLines(current, namespace, family, kept);
-        current = shortenRules(current, namespace, family, accepts);
+        current = await shortenRules(current, namespace, family, accepts);
       }
     }
-    current = plainPackets(current, accepts);
+    current = await plainPackets(current, accepts);
   }
   return { ...current, rules: current.rules.filter(({ ipv4, ipv6 }) => ipv4 !== '' || ipv6 !== '') };
 }
 
 /** Takes away halves, quarters and so on down to single parts (delta debugging). */
-function removeParts<Part>(parts: readonly Part[], accepts: (some: readonly Part[]) => boolean): readonly Part[] {
+async function removeParts<Part>(parts: readonly Part[], accepts: (some: readonly Part[]) => Promise<boolean>): Promise<readonly Part[]> {
   let current = parts;
   for (let size = Math.ceil(current.length / 2); size >= 1; size = size === 1 ? 0 : Math.ceil(size / 2)) {
     for (let start = 0; start < current.length; ) {
       const some = [...current.slice(0, start), ...current.slice(start + size)];
-      if (some.length < current.length && accepts(some)) {
+      if (some.length < current.length && (await accepts(some))) {
         current = some;
       } else {
         start += size;
@@ -48,7 +48,7 @@ function removeParts<Part>(parts: readonly Part[], accepts: (some: readonly Part
 }
 
 /** Takes options out of rules one by one. */
-function shortenRules(draft: CaseDraft, namespace: string, family: 'ipv4' | 'ipv6', accepts: (smaller: CaseDraft) => boolean): CaseDraft {
+async function shortenRules(draft: CaseDraft, namespace: string, family: 'ipv4' | 'ipv6', accepts: (smaller: CaseDraft) => Promise<boolean>): Promise<CaseDraft> {
   let current = draft;
   for (const index of linesOf(draft.rules, namespace, family).keys()) {
     for (let part = 0; ; part += 1) {
@@ -59,7 +59,7 @@ function shortenRules(draft: CaseDraft, namespace: string, family: 'ipv4' | 'ipv
         break;
       }
       const smaller = withLines(current, namespace, family, lines.with(index, { ...entry, line }));
-      if (accepts(smaller)) {
+      if (await accepts(smaller)) {
         current = smaller;
         part -= 1;
       }
@@ -79,7 +79,7 @@ function withoutOption(line: string, part: number): string | undefined {
   return part >= groups.length ? undefined : `${head}${groups.filter((_, index) => index !== part).join('')}${target}`;
 }
 
-function plainPackets(draft: CaseDraft, accepts: (smaller: CaseDraft) => boolean): CaseDraft {
+async function plainPackets(draft: CaseDraft, accepts: (smaller: CaseDraft) => Promise<boolean>): Promise<CaseDraft> {
   let current = draft;
   for (const [index, stimulus] of draft.stimuli.entries()) {
     if (stimulus.kind === 'connect') {
@@ -88,7 +88,7 @@ function plainPackets(draft: CaseDraft, accepts: (smaller: CaseDraft) => boolean
     const { source, destination, transport, macSource } = stimulus.packet;
     const plain = { ...stimulus, packet: { source, destination, transport, payload: 8, ...(macSource === undefined ? {} : { macSource }) } };
     const smaller = { ...current, stimuli: current.stimuli.with(index, plain) };
-    current = JSON.stringify(smaller) !== JSON.stringify(current) && accepts(smaller) ? smaller : current;
+    current = JSON.stringify(smaller) !== JSON.stringify(current) && (await accepts(smaller)) ? smaller : current;
   }
   return current;
 }
