@@ -50,6 +50,9 @@ const QUIET_SYSCTLS: Readonly<Record<string, string>> = {
 /** Neighbour discovery and group membership: what a namespace says of itself. */
 const UNTRACED = ['icmpv6 type { 130-137, 143 } return', 'ip protocol igmp return'];
 
+/** Before conntrack puts connections into its table, which IPv6 does at INPUT one earlier than last (net/netfilter/nf_conntrack_proto.c, NF_IP6_PRI_LAST - 1). */
+const LAST_BUT_CONFIRMING = 2_147_483_645;
+
 /** Traces every packet but those of neighbour discovery, and tells where it enters and leaves netfilter. */
 const MARKERS = [
   'table inet judge {',
@@ -62,7 +65,7 @@ const MARKERS = [
   ]),
   ...(['input', 'postrouting'] as const).flatMap((hook) => [
     `chain ${hook} {`,
-    `type filter hook ${hook} priority 2147483646`,
+    `type filter hook ${hook} priority ${LAST_BUT_CONFIRMING}`,
     ...UNTRACED,
     'log prefix "end" group 0 queue-threshold 1',
     '}',
