@@ -77,10 +77,10 @@ export class SocketTable {
     this.#open.delete(socketKey(socket.protocol, socket.local, socket.remote));
   }
 
-  /** Takes out what the simulation opened without a word to the other end; half-open connections of listeners stay. */
-  forgetOpened(): void {
+  /** Takes out what the simulation opened without a word to the other end; half-open connections of listeners stay where `keepsHalfOpen`. */
+  forgetOpened(keepsHalfOpen: boolean): void {
     for (const [key, socket] of this.#open) {
-      if (socket.opened && socket.state !== 'synReceived') {
+      if (socket.opened && !(keepsHalfOpen && socket.state === 'synReceived')) {
         this.#open.delete(key);
       }
     }

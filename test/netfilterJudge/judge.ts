@@ -197,8 +197,11 @@ async function explainDifference(used: JudgeBench, draft: CaseDraft, first: Diff
       tally.vanished.push({ kind: 'remembered', difference: again });
       return;
     }
-    const smallest = await shrinkCase({ ...draft, stimuli: draft.stimuli.slice(0, confirmed.stimulus + 1) }, async (smaller) => (await tryComparison(bench, smaller)) !== null);
-    const last = await bench.compare(smallest, true);
+    const cut = { ...draft, stimuli: draft.stimuli.slice(0, confirmed.stimulus + 1) };
+    const smaller = await shrinkCase(cut, async (some) => (await tryComparison(bench, some)) !== null);
+    const ofSmaller = await bench.compare(smaller, true);
+    // What differs only while nobody waits says little: then the whole case does.
+    const [smallest, last] = ofSmaller.comparison.difference === null ? [cut, await bench.compare(cut, true)] : [smaller, ofSmaller];
     const { difference } = last.comparison;
     if (difference === null) {
       tally.vanished.push({ kind: 'unsteady', difference: confirmed });

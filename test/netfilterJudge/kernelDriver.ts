@@ -35,9 +35,9 @@ const PATIENT_MILLISECONDS = 25;
 const ERRNO_NAMES = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name]));
 
 interface WaitingSocket {
-  readonly namespace: string;
+  readonly namespace: BuiltNamespace;
   readonly description: JudgeSocket;
-  readonly fd: number;
+  fd: number;
 }
 
 /** Puts stimuli before the kernel and tells what they came to. One for each network. */
@@ -48,6 +48,8 @@ export class KernelDriver {
   readonly #wires = new Map<string, number>();
   readonly #rawSockets = new Map<string, number>();
   readonly #waiting: readonly WaitingSocket[];
+  /** Namespaces whose listeners may have half-open connections. */
+  readonly #halfOpen = new Set<string>();
 
   constructor(network: KernelNetwork) {
     this.#network = network;
@@ -55,7 +57,7 @@ export class KernelDriver {
     this.#tables = network.namespaces.map(({ description, kernel }) => ({ namespace: description.name, table: kernel.run(() => new ConnectionTable()) }));
     this.#waiting = network.namespaces.flatMap((namespace) =>
       namespace.description.sockets.map((description) => ({
-        namespace: namespace.description.name,
+        namespace,
         description,
         fd: namespace.kernel.run(() => openWaitingSocket(description)),
       })),
@@ -68,6 +70,7 @@ export class KernelDriver {
    */
   async run(judged: Omit<JudgeCase, 'world' | 'backend'>, isPatient = false): Promise<readonly Observation[]> {
     await this.#network.load(judged.rules);
+    this.#forgetHalfOpen();
     for (const [index, recorder] of this.#recorders.entries()) {
       const name = this.#network.namespaces[index]?.description.name;
       recorder.learnRules(judged.rules.find(({ namespace }) => namespace === name));
@@ -88,6 +91,9 @@ export class KernelDriver {
   }
 
   #observe(stimulus: Stimulus, isPatient: boolean): Observation {
+    if (stimulus.kind === 'connect') {
+      this.#forgetHalfOpen();
+    }
     this.#takePassages();
     this.#takeReceived();
     const opened = this.#apply(stimulus);
@@ -102,7 +108,30 @@ export class KernelDriver {
     if (opened.fd !== null) {
       closeQuietly(opened.fd);
     }
+    for (const { namespace, start } of passages) {
+      if (start.hook === 'OUTPUT' && start.packet.includes(' SYN,ACK ')) {
+        this.#halfOpen.add(namespace);
+      }
+    }
+    if (stimulus.kind === 'connect') {
+      this.#forgetHalfOpen();
+    }
     return { passages, received, call, connections };
+  }
+
+  /**
+   * Forgets half-open connections, with the listeners that have them: what a SYN of another connect(2) does to one depends
+   * on how far the clock has moved its sequence number (net/ipv4/tcp_minisocks.c, tcp_check_req).
+   */
+  #forgetHalfOpen(): void {
+    for (const waiting of this.#waiting) {
+      const { namespace, description } = waiting;
+      if (description.protocol === 'tcp' && this.#halfOpen.has(namespace.description.name)) {
+        closeSocket(waiting.fd);
+        waiting.fd = namespace.kernel.run(() => openWaitingSocket(description));
+      }
+    }
+    this.#halfOpen.clear();
   }
 
   #takePassages(): Passage[] {
@@ -173,7 +202,7 @@ export class KernelDriver {
   #takeReceived(): string[] {
     const received: string[] = [];
     for (const { namespace, description, fd } of this.#waiting) {
-      const local = `${namespace} ${description.protocol} ${description.address}:${description.port}`;
+      const local = `${namespace.description.name} ${description.protocol} ${description.address}:${description.port}`;
       if (description.protocol === 'udp') {
         received.push(...takeDatagrams(fd).map((peer) => `${local} from ${peer}`));
       } else {

@@ -34,6 +34,12 @@ function predictStimulus(judgeWorld: JudgeWorld, world: World, simulation: Simul
   const recorder = new TraceRecorder();
   recorder.enter(0, 'packet');
   const namespace = namespaceId(judgeWorld, stimulus.namespace);
+  const forgetSockets = (): void => {
+    for (const one of world.namespaces.values()) {
+      simulation.stateOf(one).sockets.forgetOpened(stimulus.kind !== 'connect');
+    }
+  };
+  forgetSockets();
   const { journeys, outcome } = applyStimulus(simulation, recorder, namespace, stimulus);
   const unknown = journeys.find((journey) => journey.end.kind === 'unknown');
   if (unknown?.end.kind === 'unknown') {
@@ -48,10 +54,8 @@ function predictStimulus(judgeWorld: JudgeWorld, world: World, simulation: Simul
     return { kind: 'unknown', dependsOn: outcome.dependsOn };
   }
   const nameOf = (id: NamespaceId): string => judgeWorld.namespaces[Number(id) - 1]?.name ?? id;
-  // The driver closes every socket without a packet once it was looked at.
-  for (const one of world.namespaces.values()) {
-    simulation.stateOf(one).sockets.forgetOpened();
-  }
+  // The driver closes every socket without a packet once it was looked at, and half-open ones before and after each connect(2).
+  forgetSockets();
   const observation: Observation = {
     passages: journeys.flatMap((journey) => joinPassages(judgeWorld, nameOf, journey, recorder.steps, stimulus)),
     received: describeReceived(nameOf, journeys, stimulus),
