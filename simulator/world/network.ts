@@ -248,8 +248,9 @@ function exchangeOf(simulation: Simulation, namespace: WorldNamespace, before: O
   if (last?.kind === 'left') {
     return { journeys, socket, outcome: { kind: 'unknown', dependsOn: `what is outside of this node: the packet leaves it by ${last.device}` } };
   }
-  if (last?.kind === 'unreachable') {
-    return { journeys, socket, outcome: { kind: 'failed', errno: last.errno, reason: last.reason } };
+  const first = journeys[0]?.end;
+  if (first?.kind === 'unreachable') {
+    return { journeys, socket, outcome: { kind: 'failed', errno: first.errno, reason: first.reason } };
   }
   return { journeys, socket, outcome: { kind: 'failed', errno: 'ETIMEDOUT', reason: last !== undefined && 'reason' in last ? last.reason : 'nothing comes back' } };
 }

@@ -214,6 +214,7 @@ export class PacketWay {
     const packet = this.#packet;
     packet.tracking = null;
     packet.untracked = false;
+    packet.isAttached = false;
     packet.trackingDone = false;
     packet.zoneRule = null;
     packet.socket = null;
@@ -418,7 +419,8 @@ export class PacketWay {
     }
     const loopback = [source, destination].find((address) => address.w0 >>> 24 === 127);
     const routed = maxOf(readSysctl(namespace, 'net.ipv4.conf.all.route_localnet'), readSysctl(namespace, `net.ipv4.conf.${link.name}.route_localnet`));
-    if (loopback !== undefined && routed !== 1 && link.kind !== 'loopback') {
+    // What comes over lo is asked only where its destination has changed: otherwise it has its route already.
+    if (loopback !== undefined && routed !== 1) {
       return this.#martian(namespace, `${loopback.text} must not come from outside (martian; net.ipv4.conf.${link.name}.route_localnet is off)`);
     }
     return null;
@@ -428,7 +430,7 @@ export class PacketWay {
   #checkSource(namespace: WorldNamespace, link: NetworkLink): JourneyEnd | null {
     const packet = this.#packet;
     const setting = (name: string): number | null => maxOf(readSysctl(namespace, `net.ipv4.conf.all.${name}`), readSysctl(namespace, `net.ipv4.conf.${link.name}.${name}`));
-    if (link.kind === 'loopback' || packet.source.w0 === 0) {
+    if (packet.source.w0 === 0) {
       return null;
     }
     const filter = setting('rp_filter');
@@ -451,7 +453,7 @@ export class PacketWay {
     if (back.kind !== 'unicast' && !(back.kind === 'local' && acceptsLocal)) {
       return this.#ownSource(namespace);
     }
-    const device = back.kind === 'unicast' ? back.device : (back.route.device ?? '');
+    const device = back.kind === 'unicast' ? back.device : link.kind === 'loopback' ? link.name : (back.route.device ?? '');
     if (device === link.name || filter !== 1) {
       return device === link.name || filter === 0 || link.addresses.some(({ address }) => !address.includes(':')) ? null : wrongWay();
     }

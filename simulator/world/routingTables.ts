@@ -58,10 +58,13 @@ export class RoutingTable {
     this.#lengths = [...lengths].toSorted(([left], [right]) => right - left).map(([, length]) => length);
   }
 
-  /** Gives the best route to an address; with a device only of those that leave by it, to this machine itself unless it `isStrict`. */
+  /**
+   * Gives the best route to an address; with a device only of those that leave by it. Routes to this machine itself, and those that
+   * lead nowhere, count all the same, unless it `isStrict`: they are of lo (net/ipv6/route.c, rt6_score_route).
+   */
   find(destination: Address, device: string | null, isStrict = false): Route | undefined {
     for (const { mask, routes } of this.#lengths) {
-      const found = routes.get(maskedKey(destination, mask))?.find((route) => device === null || route.device === null || route.device === device || (route.type === 'local' && !isStrict));
+      const found = routes.get(maskedKey(destination, mask))?.find((route) => device === null || route.device === device || (isStrict ? route.device === null && route.type === 'unicast' : route.device === null || route.type === 'local'));
       if (found !== undefined) {
         return found;
       }

@@ -23,7 +23,6 @@ export function trackPacket(context: HookContext, hook: Hook, packet: WorldPacke
   const { recorder } = context;
   const before: PacketState | null = recorder === null ? null : packet.state();
   const reason = (packet.tracking !== null && packet.zoneRule === null) || packet.untracked ? keptReason(packet) : look(context, packet);
-  packet.isAttached = false;
   packet.trackingDone = true;
   if (recorder !== null && before !== null) {
     const after = packet.state();
@@ -92,6 +91,7 @@ function look(context: HookContext, packet: WorldPacket): string {
   if (isIcmpError(packet.protocol, packet.icmpType)) {
     return lookRelated(tracker, packet, zone);
   }
+  packet.isAttached = false;
   if (packet.protocol === PROTOCOL.tcp && !areFlagsValid(packet.tcpFlags)) {
     return 'No TCP sends these flags together: INVALID.';
   }
@@ -189,7 +189,10 @@ function updateTcp(tracker: ConnectionTracker, packet: WorldPacket, connection: 
   return 'belongs';
 }
 
-/** nf_conntrack_core.c, nf_conntrack_inet_error: an error belongs to the connection of the packet that it is about. */
+/**
+ * nf_conntrack_core.c, nf_conntrack_inet_error: an error belongs to the connection of the packet that it is about. Where there is none,
+ * what was attached to it stays, over lo as well.
+ */
 function lookRelated(tracker: ConnectionTracker, packet: WorldPacket, zone: Zone): string {
   const { about } = packet;
   const inverted = about === null ? undefined : invertTuple(tupleOf(about));
@@ -203,6 +206,7 @@ function lookRelated(tracker: ConnectionTracker, packet: WorldPacket, zone: Zone
     return `The error is about a connection of ${expected.text}, and goes to another address: INVALID.`;
   }
   packet.tracking = { connection, isReply, state: 'RELATED' };
+  packet.isAttached = false;
   return 'The error is about a connection that conntrack knows: RELATED.';
 }
 
