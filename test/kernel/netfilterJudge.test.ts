@@ -3,7 +3,8 @@ import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import type { Tally } from '../netfilterJudge/judge.ts';
-import { describeDifference, describeTally, emptyTally, judgeRandomCases, judgeRuleSet } from '../netfilterJudge/judge.ts';
+import { describeDifference, describeTally, emptyTally, judgeRandomCases } from '../netfilterJudge/judge.ts';
+import { judgeRuleSet } from '../netfilterJudge/judgeRuleSet.ts';
 import { readRuleSetFile } from '../netfilterJudge/ruleSetFile.ts';
 import { findCommand, missingForKernel } from '../requirements.ts';
 
@@ -47,12 +48,13 @@ for (const backend of BACKENDS) {
         for (const file of files) {
           await context.test(file, async (inner) => {
             const tally = emptyTally();
-            const changes = await judgeRuleSet(readRuleSetFile(join(path, file)), backend, SEED, FLOWS_PER_RULE_SET, tally);
+            const { changes, reachable, reached, falseAlarms } = await judgeRuleSet(readRuleSetFile(join(path, file)), backend, SEED, FLOWS_PER_RULE_SET, tally);
             for (const change of changes) {
               inner.diagnostic(`changed for the kernel: ${change}`);
             }
-            inner.diagnostic(describeTally(tally));
+            inner.diagnostic(`${describeTally(tally)}\n  ${reached.size} of ${reachable.size} rules met`);
             assertNothingFound(tally);
+            assert.deepEqual(falseAlarms, [], 'rules of which the lint says that they never match');
             assert.ok(tally.flows >= FLOWS_PER_RULE_SET, describeTally(tally));
           });
         }

@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
+import { isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import { toPortNumber } from '../../agent/protocol/scalars.ts';
 import type { JudgeLink, JudgeNamespace, JudgeRoute, JudgeRoutingRule, JudgeSocket, JudgeWorld } from './judgeCase.ts';
 
@@ -28,9 +28,9 @@ export interface WorldChoices {
   readonly routeLocalnet: boolean;
   readonly marksRoute: boolean;
   readonly denies: boolean;
-  /** IPv4 addresses that the node has besides. */
+  /** Addresses that the node has besides. */
   readonly ownAddresses: readonly string[];
-  /** IPv4 networks behind `left`; everything else that nobody has is behind `right`. */
+  /** Networks behind `left`; everything else that nobody has is behind `right`. */
   readonly leftNetworks: readonly { readonly address: string; readonly prefixLength: number }[];
 }
 
@@ -59,7 +59,7 @@ export function makeWorld(choices: WorldChoices): JudgeWorld {
       {
         name: 'node',
         links: [
-          { name: leftDevice, macAddress: MAC.nodeLeft, peer: { namespace: 'left', name: 'wire0' }, addresses: addresses([NODE.left4, 24], ...choices.ownAddresses.map((address) => [address, 32] as const), [NODE.left6, 64]) },
+          { name: leftDevice, macAddress: MAC.nodeLeft, peer: { namespace: 'left', name: 'wire0' }, addresses: addresses([NODE.left4, 24], ...choices.ownAddresses.map((address) => [address, isIpv4(toIpAddress(address)) ? 32 : 128] as const), [NODE.left6, 64]) },
           { name: rightDevice, macAddress: MAC.nodeRight, peer: { namespace: 'right', name: 'wire0' }, addresses: addresses([NODE.right4, 24], [NODE.right6, 64]) },
           { name: 'lan0', macAddress: MAC.lan, peer: { namespace: 'right', name: 'wire1' }, addresses: addresses([NODE.lan4, 24], [NODE.lan6, 64]) },
         ],
@@ -113,7 +113,7 @@ function nodeRoutes({ leftDevice, rightDevice, marksRoute, denies, leftNetworks 
   ];
   return [
     route('unicast', '0.0.0.0', 0, RIGHT.ipv4, rightDevice, MAIN_TABLE), route('unicast', '::', 0, RIGHT.ipv6, rightDevice, MAIN_TABLE),
-    ...leftNetworks.map(({ address, prefixLength }) => route('unicast', address, prefixLength, LEFT.ipv4, leftDevice, MAIN_TABLE)),
+    ...leftNetworks.map(({ address, prefixLength }) => route('unicast', address, prefixLength, isIpv4(toIpAddress(address)) ? LEFT.ipv4 : LEFT.ipv6, leftDevice, MAIN_TABLE)),
     ...(marksRoute ? marked : []), ...(denies ? denied : []),
   ];
 }

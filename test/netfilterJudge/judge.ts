@@ -1,5 +1,4 @@
 import fc from 'fast-check';
-import { buildWorld } from '../../simulator/world/world.ts';
 import type { Comparison, Difference } from './compareCase.ts';
 import { compareCase } from './compareCase.ts';
 import type { Fixture } from './fixtures.ts';
@@ -10,10 +9,8 @@ import type { Backend, JudgeCase, JudgeWorld, Observation } from './judgeCase.ts
 import { KernelDriver } from './kernelDriver.ts';
 import { KernelNetwork } from './kernelNetwork.ts';
 import { findDeclared } from './ledger.ts';
-import { loadWhatLoads } from './ruleSetFile.ts';
-import { flowsFor, worldsFor } from './ruleSetFlows.ts';
 import { shrinkCase } from './shrinkCase.ts';
-import { makeSnapshot, predictCase } from './simulatorRun.ts';
+import { predictCase } from './simulatorRun.ts';
 
 /** The kernel judges the simulator: the same rules and packets before both, step by step. */
 
@@ -55,8 +52,6 @@ const MAX_FOUND = 12;
 const CASES_PER_WORLD = 24;
 /** How many worlds are judged side by side: while the kernel takes the rules of one, others have their packets. */
 const LANES = 4;
-/** Stimuli of a rule set that are judged before its connections are forgotten. */
-const FLOWS_PER_BATCH = 50;
 
 /** A world of the kernel with what drives it. */
 export class JudgeBench {
@@ -143,39 +138,8 @@ async function judgeCase(bench: JudgeBench, draft: CaseDraft, tally: Tally): Pro
   }
 }
 
-/** Judges a rule set of a file with flows of its own constants. Gives what was changed for the kernel to take it. */
-export async function judgeRuleSet(texts: { readonly ipv4: string; readonly ipv6: string }, backend: Backend, seed: number, flows: number, tally: Tally): Promise<readonly string[]> {
-  const worlds = worldsFor(texts.ipv4);
-  const changes = new Set<string>();
-  for (const [index, choices] of worlds.entries()) {
-    const bench = new JudgeBench(makeWorld(choices), backend);
-    try {
-      const loaded = await loadWhatLoads(bench.network, 'node', texts);
-      for (const change of loaded.changes) {
-        changes.add(change);
-      }
-      const rules = [{ namespace: 'node', ipv4: loaded.ipv4, ipv6: loaded.ipv6 }];
-      const world = buildWorld(makeSnapshot(bench.complete({ rules, stimuli: [] })));
-      const before = tally.flows;
-      const wanted = Math.ceil(flows / worlds.length);
-      for (let batch = 0; tally.flows - before < wanted && batch * FLOWS_PER_BATCH < wanted * 4; batch += 1) {
-        const draft: CaseDraft = { rules, stimuli: flowsFor(loaded, choices, FLOWS_PER_BATCH, seed + index * 101 + batch) };
-        const kernel = await bench.observe(draft);
-        const comparison = compareCase(bench.complete(draft), kernel, predictCase(bench.complete(draft), world), true);
-        addComparison(tally, comparison);
-        if (comparison.difference !== null) {
-          await explainDifference(bench, draft, comparison.difference, tally);
-          break;
-        }
-      }
-    } finally {
-      bench.dispose();
-    }
-  }
-  return [...changes];
-}
-
-function addComparison(tally: Tally, { agreed, undecided, dependsOn }: Comparison): void {
+/** Adds what comparing a case came to. */
+export function addComparison(tally: Tally, { agreed, undecided, dependsOn }: Comparison): void {
   tally.flows += agreed;
   tally.undecided += undecided;
   for (const reason of dependsOn) {
@@ -184,7 +148,7 @@ function addComparison(tally: Tally, { agreed, undecided, dependsOn }: Compariso
 }
 
 /** Runs a case that differed again, with patience, in its network and in a new one; makes it smaller and asks the ledger. */
-async function explainDifference(used: JudgeBench, draft: CaseDraft, first: Difference, tally: Tally): Promise<void> {
+export async function explainDifference(used: JudgeBench, draft: CaseDraft, first: Difference, tally: Tally): Promise<void> {
   const again = (await used.compare(draft, true)).comparison.difference;
   if (again === null) {
     tally.vanished.push({ kind: 'late', difference: first });

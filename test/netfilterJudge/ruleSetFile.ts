@@ -38,6 +38,12 @@ export function readRuleSetFile(path: string): { readonly ipv4: string; readonly
   return texts;
 }
 
+/** Reads a file that holds the rules of one family; what stands outside of its tables is left out. */
+export function readRuleSetText(path: string): string {
+  const { ipv4, ipv6 } = readRuleSetFile(path);
+  return ipv4 + ipv6;
+}
+
 /** Leaves out, line by line, what the kernel refuses; loads the rest. Rejects where too much would be left out. */
 export async function loadWhatLoads(network: KernelNetwork, namespace: string, texts: { readonly ipv4: string; readonly ipv6: string }): Promise<LoadableRuleSet> {
   const current = { ipv4: hideNothing(texts.ipv4), ipv6: hideNothing(texts.ipv6) };
