@@ -59,6 +59,7 @@ function rejectReset(namespace: WorldNamespace, packet: WorldPacket): Answer | n
   }
   const answer = turnedRound(packet);
   answer.tcpFlags = resetFlags(packet);
+  answer.answersCrafted = packet.isCrafted && (packet.tcpFlags & TCP_FLAG_BITS.ACK) !== 0;
   answer.mark = reflectedMark(namespace, packet);
   answer.tracking = relatedTracking(packet);
   answer.isAttached = packet.untracked;

@@ -1,6 +1,7 @@
 import { constants } from 'node:os';
 import { formatIpAddress, isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import { ConnectionTable, writeConnection } from './connectionTable.ts';
+import { destroyHalfOpenConnections } from './halfOpenConnections.ts';
 import type { ConnectionEntry, JudgeCase, JudgeSocket, Observation, Passage, Stimulus } from './judgeCase.ts';
 import {
   AF_INET, AF_INET6, AF_PACKET, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM,
@@ -35,9 +36,9 @@ const PATIENT_MILLISECONDS = 25;
 const ERRNO_NAMES = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name]));
 
 interface WaitingSocket {
-  readonly namespace: BuiltNamespace;
+  readonly namespace: string;
   readonly description: JudgeSocket;
-  fd: number;
+  readonly fd: number;
 }
 
 /** Puts stimuli before the kernel and tells what they came to. One for each network. */
@@ -57,7 +58,7 @@ export class KernelDriver {
     this.#tables = network.namespaces.map(({ description, kernel }) => ({ namespace: description.name, table: kernel.run(() => new ConnectionTable()) }));
     this.#waiting = network.namespaces.flatMap((namespace) =>
       namespace.description.sockets.map((description) => ({
-        namespace,
+        namespace: namespace.description.name,
         description,
         fd: namespace.kernel.run(() => openWaitingSocket(description)),
       })),
@@ -70,6 +71,9 @@ export class KernelDriver {
    */
   async run(judged: Omit<JudgeCase, 'world' | 'backend'>, isPatient = false): Promise<readonly Observation[]> {
     await this.#network.load(judged.rules);
+    for (const { description } of this.#network.namespaces) {
+      this.#halfOpen.add(description.name);
+    }
     this.#forgetHalfOpen();
     for (const [index, recorder] of this.#recorders.entries()) {
       const name = this.#network.namespaces[index]?.description.name;
@@ -120,16 +124,12 @@ export class KernelDriver {
   }
 
   /**
-   * Forgets half-open connections, with the listeners that have them: what a SYN of another connect(2) does to one depends
-   * on how far the clock has moved its sequence number (net/ipv4/tcp_minisocks.c, tcp_check_req).
+   * Forgets half-open connections: what a SYN of another connect(2) does to one depends on how far the clock has moved its
+   * sequence number (net/ipv4/tcp_minisocks.c, tcp_check_req).
    */
   #forgetHalfOpen(): void {
-    for (const waiting of this.#waiting) {
-      const { namespace, description } = waiting;
-      if (description.protocol === 'tcp' && this.#halfOpen.has(namespace.description.name)) {
-        closeSocket(waiting.fd);
-        waiting.fd = namespace.kernel.run(() => openWaitingSocket(description));
-      }
+    for (const name of this.#halfOpen) {
+      this.#network.find(name).kernel.run(destroyHalfOpenConnections);
     }
     this.#halfOpen.clear();
   }
@@ -202,7 +202,7 @@ export class KernelDriver {
   #takeReceived(): string[] {
     const received: string[] = [];
     for (const { namespace, description, fd } of this.#waiting) {
-      const local = `${namespace.description.name} ${description.protocol} ${description.address}:${description.port}`;
+      const local = `${namespace} ${description.protocol} ${description.address}:${description.port}`;
       if (description.protocol === 'udp') {
         received.push(...takeDatagrams(fd).map((peer) => `${local} from ${peer}`));
       } else {
@@ -252,13 +252,14 @@ function connect(namespace: BuiltNamespace, { user, mark, address, port, destina
   return { fd, call: 'waits' };
 }
 
+/** SO_ERROR tells of what a connection only took notice of as well (net/core/sock.c, sk_err_soft): it counts where there is no connection. */
 function describeConnect(fd: number, call: string | null): string | null {
+  if (readOption(fd, IPPROTO_TCP, TCP_INFO, 8)?.[0] === TCP_ESTABLISHED) {
+    return 'ok';
+  }
   const error = readOption(fd, SOL_SOCKET, SO_ERROR, 4);
   const errno = error === null ? 0 : new DataView(error.buffer).getInt32(0, true);
-  if (errno !== 0) {
-    return errnoName(errno);
-  }
-  return readOption(fd, IPPROTO_TCP, TCP_INFO, 8)?.[0] === TCP_ESTABLISHED ? 'ok' : call;
+  return errno === 0 ? call : errnoName(errno);
 }
 
 function takeConnections(fd: number): string[] {

@@ -177,7 +177,7 @@ function describeVisit({ place, before, after }: TraceStep & { readonly place: R
 function describeReceived(nameOf: (id: NamespaceId) => string, journeys: readonly Journey[], stimulus: Stimulus): readonly string[] {
   const isAccepted = (namespace: NamespaceId, packet: string): boolean =>
     stimulus.kind === 'connect' &&
-    journeys.some(({ sent, end }) => sent.transport.kind === 'tcp' && !sent.transport.flags.includes('SYN') && !sent.transport.flags.includes('RST') && end.kind === 'delivered' && end.namespace === namespace && writeEnds(end.packet) === packet);
+    journeys.some(({ sent, end }) => sent.transport.kind === 'tcp' && !sent.transport.flags.includes('SYN') && !sent.transport.flags.includes('RST') && end.kind === 'delivered' && end.socket?.opened === true && end.namespace === namespace && writeEnds(end.packet) === packet);
   return journeys.flatMap(({ sent, end }) => {
     if (end.kind !== 'delivered' || end.socket === null) {
       return [];
