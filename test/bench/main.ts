@@ -17,6 +17,7 @@ void main();
 async function main(): Promise<void> {
   const figures: Figure[] = [];
   const skipped: { name: string; reason: string }[] = [];
+  const failed: { name: string; reason: string }[] = [];
   const { only } = options;
   for (const bench of (await loadBenches()).filter(({ name }) => only === undefined || name.includes(only))) {
     if (bench.skip !== false) {
@@ -24,16 +25,23 @@ async function main(): Promise<void> {
       console.log(`${bench.name}: skipped, ${bench.skip}`);
       continue;
     }
-    const figure = await measureBench(bench);
-    figures.push(figure);
-    console.log(formatFigure(figure));
+    try {
+      const figure = await measureBench(bench);
+      figures.push(figure);
+      console.log(formatFigure(figure));
+    } catch (error) {
+      // The others are measured all the same: a run takes a quarter of an hour.
+      failed.push({ name: bench.name, reason: error instanceof Error ? error.message : String(error) });
+      process.exitCode = 1;
+      console.error(`${bench.name}: FAILED`, error);
+    }
   }
-  if (figures.length === 0 && skipped.length === 0) {
+  if (figures.length + skipped.length + failed.length === 0) {
     throw new Error(`no bench is named like ${only ?? ''}`);
   }
   if (options.json !== undefined) {
     const machine = { kernel: release(), node: process.version, processor: cpus()[0]?.model ?? 'unknown', cores: availableParallelism() };
-    writeFileSync(options.json, `${JSON.stringify({ measuredAt: new Date().toISOString(), machine, figures, skipped }, undefined, 2)}\n`);
+    writeFileSync(options.json, `${JSON.stringify({ measuredAt: new Date().toISOString(), machine, figures, skipped, failed }, undefined, 2)}\n`);
   }
 }
 
