@@ -77,7 +77,7 @@ export function tcpReset(namespace: WorldNamespace, packet: WorldPacket, owner: 
   if ((packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0) {
     return null;
   }
-  const answer = byOwnDevice(namespace, tcpAnswer(namespace, packet, resetFlags(packet), owner, isTransparent));
+  const answer = byStrictDevice(namespace, packet.inInterface, tcpAnswer(namespace, packet, resetFlags(packet), owner, isTransparent));
   if (answer !== null) {
     answer.packet.tos = packet.tos & ~ECN_BITS;
     answer.packet.answersCrafted = packet.isCrafted && (packet.tcpFlags & TCP_FLAG_BITS.ACK) !== 0;
@@ -112,19 +112,21 @@ export function echoReply(namespace: WorldNamespace, packet: WorldPacket): Answe
 }
 
 /**
- * Looks up the way of resets to ::1 by the device that owns the address that was reached, whose routes do not lead there but by a gateway
- * (net/ipv6/tcp_ipv6.c, tcp_v6_send_response; net/ipv6/route.c, rt6_need_strict). Null where there is none.
+ * Looks up the way of resets to ::1 by one device, whose routes do not lead there but by a gateway: the one that the packet came by, or, over
+ * lo, the one that owns the address that was reached (net/ipv6/tcp_ipv6.c, tcp_v6_send_response and tcp_v6_iif; net/ipv6/route.c,
+ * rt6_need_strict). Null where there is none.
  */
-function byOwnDevice(namespace: WorldNamespace, answer: Answer | null): Answer | null {
+function byStrictDevice(namespace: WorldNamespace, inInterface: string | null, answer: Answer | null): Answer | null {
   if (answer === null || !isIpv6Loopback(answer.packet.destination)) {
     return answer;
   }
   const { source, destination, mark } = answer.packet;
   const own = findRoute(namespace, { destination: source, source: null, mark, inInterface: 'lo' });
-  if (own.kind !== 'local' || own.route.device === null || own.route.device === 'lo') {
+  const device = inInterface !== 'lo' ? inInterface : own.kind === 'local' ? own.route.device : null;
+  if (device === null || device === 'lo') {
     return answer;
   }
-  const route = findStrictRoute(namespace, { destination, source, mark, inInterface: 'lo' }, own.route.device);
+  const route = findStrictRoute(namespace, { destination, source, mark, inInterface: 'lo' }, device);
   return route.kind === 'refuse' ? null : { packet: answer.packet, route };
 }
 

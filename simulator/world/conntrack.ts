@@ -30,6 +30,8 @@ export class Connection implements ConnectionView {
   /** Whether NAT was decided: it is never decided twice (IPS_SRC_NAT_DONE, IPS_DST_NAT_DONE). */
   sourceBound = false;
   destinationBound = false;
+  /** The device that MASQUERADE chose the address of; null without. */
+  masqueradeDevice: string | null = null;
   tcpState: TcpState | null = null;
   /** Whether a side asked to close: a new SYN then opens anew. */
   closing = false;
@@ -71,6 +73,7 @@ export class Connection implements ConnectionView {
     copy.destinationTranslated = this.destinationTranslated;
     copy.sourceBound = this.sourceBound;
     copy.destinationBound = this.destinationBound;
+    copy.masqueradeDevice = this.masqueradeDevice;
     copy.tcpState = this.tcpState;
     copy.closing = this.closing;
     copy.packets = [...this.packets];

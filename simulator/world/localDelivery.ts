@@ -196,6 +196,10 @@ function deliverIcmp(context: HookContext, packet: WorldPacket): Delivery {
   if (socket === undefined) {
     return kernel('The error is about a packet that no socket here has sent.');
   }
+  if (socket.state === 'synSent' && about.protocol === PROTOCOL.tcp && (about.tcpFlags & SYN) === 0) {
+    // Its number counts only once connect(2) has sent its SYN (net/ipv4/tcp_output.c, tcp_connect), which may be later than what follows on it.
+    return { ...kernel('Whether the error is about what the socket has sent is not known.'), dependsOn: 'whether the error comes before connect(2) has done with sending: it is about a segment after the SYN' };
+  }
   // An established TCP connection notes such an error and goes on; one that connects fails (net/ipv4/tcp_ipv4.c, tcp_v4_err).
   if (errno !== null && (socket.state === 'synSent' || socket.state === 'datagram')) {
     state.sockets.put({ ...socket, state: socket.state === 'synSent' ? 'closed' : socket.state, error: errno });

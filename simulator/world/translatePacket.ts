@@ -37,6 +37,8 @@ export function translatePacket(context: HookContext, hook: Hook, packet: WorldP
       return verdict;
     }
     ruleStep = verdict.ruleStep;
+  } else if (hook === 'POSTROUTING' && !tracking.isReply && connection.masqueradeDevice !== null && connection.masqueradeDevice !== packet.outInterface) {
+    return forgetMasqueraded(context, hook, packet, connection);
   } else if (tracking.state !== 'ESTABLISHED' && context.recorder !== null && tablesAt(context.rules, 'nat', hook).some((table) => table.bases.has(hook))) {
     const state = packet.state();
     context.recorder.add({
@@ -45,6 +47,19 @@ export function translatePacket(context: HookContext, hook: Hook, packet: WorldP
     });
   }
   return applyBinding(context, hook, packet, connection, side, ruleStep);
+}
+
+/** A connection that was masqueraded for one device and now leaves by another has an address that does not lead back: it goes, and the packet with it (nf_nat_core.c, nf_nat_oif_changed). */
+function forgetMasqueraded(context: HookContext, hook: Hook, packet: WorldPacket, connection: Connection): PacketVerdict {
+  if (connection.confirmed) {
+    context.state.tracker.remove(connection);
+  }
+  const reason = `MASQUERADE took an address for ${connection.masqueradeDevice ?? 'another device'}, and the packet leaves by ${packet.outInterface ?? 'none'}: conntrack forgets the connection`;
+  const { recorder } = context;
+  const before = recorder === null ? null : packet.state();
+  packet.tracking = null;
+  const step = recorder === null || before === null ? null : recorder.add({ place: connectionPlace(context, hook), before, after: packet.state(), decision: { kind: 'verdict', verdict: 'DROP' }, reason: `The packet is dropped: ${reason}.` });
+  return { kind: 'drop', step, reason };
 }
 
 /** A side of a connection is settled: by the rule of a step, or by none. */
@@ -77,6 +92,9 @@ function settle(context: HookContext, hook: Hook, packet: WorldPacket, connectio
   }
   if (address === 'unchanged') {
     return { kind: 'settled', ruleStep: null };
+  }
+  if (name === 'MASQUERADE') {
+    connection.masqueradeDevice = packet.outInterface;
   }
   const choice = natChoice(target, address, side, packet);
   if (choice === null) {

@@ -138,7 +138,7 @@ function joinPassages(world: JudgeWorld, nameOf: (id: NamespaceId) => string, jo
 /** The kernel's passage ends before conntrack puts the connection into its table: a packet that is dropped there has come as far. */
 function whatConntrackRefused({ end, sent }: Journey, steps: readonly TraceStep[]): Passage['end'] {
   const step = end.kind === 'dropped' && end.step !== null ? steps[end.step] : undefined;
-  if (step?.place.kind !== 'conntrack' || (step.place.hook !== 'POSTROUTING' && step.place.hook !== 'INPUT')) {
+  if (step?.place.kind !== 'conntrack' || step.before.connection !== step.after.connection || (step.place.hook !== 'POSTROUTING' && step.place.hook !== 'INPUT')) {
     return null;
   }
   const { source, destination, ttl, inInterface, outInterface } = step.before;
