@@ -1,12 +1,12 @@
-import type { Address } from '../netfilter/address.ts';
+import { Address } from '../netfilter/address.ts';
 import { Packet, TCP_FLAG_BITS, isIcmpError } from '../netfilter/packet.ts';
 import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
 import type { WorldPacket } from './hooks.ts';
 import type { RouteDecision } from './routing.ts';
-import { findOutputRoute, findRoute, findStrictRoute, selectSource } from './routing.ts';
+import { findOutputRoute, findRoute, findStrictRoute, selectDeviceAddress, selectSource } from './routing.ts';
 import { KERNEL_SOCKET } from './sockets.ts';
 import type { WorldNamespace } from './world.ts';
-import { readSysctl } from './world.ts';
+import { findLink, readSysctl } from './world.ts';
 
 /** A packet that a kernel sends because of another, with the way that it was given. */
 export interface Answer {
@@ -16,6 +16,9 @@ export interface Answer {
 
 /** The two bits of ECN in the type of service, which answers leave out. */
 const ECN_BITS = 3;
+
+/** The three times of a timestamp reply, whatever came with the request. */
+const TIMESTAMPS_BYTES = 12;
 
 /** The kind of the TCP option that tells the greatest segment. */
 const GREATEST_SEGMENT = 2;
@@ -104,7 +107,7 @@ export function echoReply(namespace: WorldNamespace, packet: WorldPacket): Answe
   const answer = turnedRound(packet);
   answer.icmpType = packet.isIpv4 ? (packet.icmpType === 13 ? 14 : 0) : 129;
   answer.icmpId = packet.icmpId;
-  answer.payload = packet.payload;
+  answer.payload = packet.isIpv4 && packet.icmpType === 13 ? TIMESTAMPS_BYTES : packet.payload;
   answer.tos = packet.tos;
   answer.mark = reflectedMark(namespace, packet);
   answer.socket = KERNEL_SOCKET;
@@ -132,11 +135,11 @@ function byStrictDevice(namespace: WorldNamespace, inInterface: string | null, a
 
 /**
  * Makes an ICMP error about a packet (net/ipv4/icmp.c, __icmp_send; net/ipv6/icmp.c, icmp6_send). `wanted` is the address that
- * the packet had found here; null for routing to choose. Null where RFC 1122 forbids one.
+ * a packet of IPv4 had found here; null for routing to choose. IPv6 takes the packet's destination wherever it is an own
+ * one. Null where RFC 1122 forbids one.
  */
 export function icmpError(namespace: WorldNamespace, packet: WorldPacket, [type, code]: readonly [number, number], wanted: Address | null): Answer | null {
-  // IPv6 takes the address only where it is the namespace's own (ipv6_chk_addr).
-  const source = wanted !== null && !wanted.isIpv4 && !namespace.ownAddresses.has(wanted.text) ? null : wanted;
+  const source = packet.isIpv4 ? wanted : isOwnSeenFrom(namespace, packet.inInterface ?? 'lo', packet.destination) ? packet.destination : null;
   const isFromNowhere = packet.source.w0 === 0 && packet.source.w1 === 0 && packet.source.w2 === 0 && packet.source.w3 === 0;
   if (isIcmpError(packet.protocol, packet.icmpType) || !packet.hasTransport || isMany(packet.destination) || isMany(packet.source) || isFromNowhere || packet.packetType !== 'unicast') {
     return null;
@@ -147,7 +150,7 @@ export function icmpError(namespace: WorldNamespace, packet: WorldPacket, [type,
   }
   const mark = reflectedMark(namespace, packet);
   const route = findOutputRoute(namespace, { destination: packet.source, source, mark, inInterface: 'lo' }, false);
-  const chosen = source ?? (route.kind === 'local' || route.kind === 'unicast' ? selectSource(namespace, route, packet.source) : null);
+  const chosen = source ?? (route.kind === 'local' || route.kind === 'unicast' ? (addressOfInput(namespace, packet, route) ?? selectSource(namespace, route, packet.source)) : null);
   if (chosen === null || route.kind === 'refuse') {
     return null;
   }
@@ -162,6 +165,17 @@ export function icmpError(namespace: WorldNamespace, packet: WorldPacket, [type,
   answer.isAttached = packet.untracked;
   answer.trackingDone = answer.tracking !== null;
   return { packet: answer, route };
+}
+
+/** net/ipv6/addrconf.c, ipv6_chk_addr: ::1 and link-local addresses are own ones of their device only. */
+function isOwnSeenFrom(namespace: WorldNamespace, device: string, address: Address): boolean {
+  const isScoped = isIpv6Loopback(address) || address.w0 >>> 22 === 0x3fa;
+  return namespace.ownAddresses.has(address.text) && (!isScoped || findLink(namespace, device)?.addresses.some((own) => Address.of(own.address).equals(address)) === true);
+}
+
+/** IPv6 takes an address of the device that the packet came by, whichever way the error goes, unless a route says another one (net/ipv6/icmp.c, icmpv6_rt_has_prefsrc). */
+function addressOfInput(namespace: WorldNamespace, { isIpv4, inInterface, source }: WorldPacket, { route }: Extract<RouteDecision, { kind: 'local' | 'unicast' }>): Address | null {
+  return isIpv4 || inInterface === null || route.preferredSource !== null ? null : selectDeviceAddress(namespace, inInterface, source);
 }
 
 /** Says whether an address is ::1. */

@@ -35,6 +35,8 @@ export class Connection implements ConnectionView {
   tcpState: TcpState | null = null;
   /** Whether a side asked to close: a new SYN then opens anew. */
   closing = false;
+  /** Whether segments that a socket wrote belong to it, by direction: what crafted ones are numbered then need not fit. */
+  numbered: [boolean, boolean] = [false, false];
   /** Packets and bytes of each direction, where the simulation saw them. */
   packets: [number, number] = [0, 0];
   bytes: [number, number] = [0, 0];
@@ -76,6 +78,7 @@ export class Connection implements ConnectionView {
     copy.masqueradeDevice = this.masqueradeDevice;
     copy.tcpState = this.tcpState;
     copy.closing = this.closing;
+    copy.numbered = [...this.numbered];
     copy.packets = [...this.packets];
     copy.bytes = [...this.bytes];
     return copy;

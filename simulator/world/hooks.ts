@@ -80,8 +80,7 @@ function runStage(context: HookContext, hook: Hook, stage: Stage, packet: WorldP
     case 'defragment':
       return holdFragment(context, hook, packet);
     case 'conntrack':
-      trackPacket(context, hook, packet);
-      return ACCEPT;
+      return trackPacket(context, hook, packet);
     case 'confirm':
       return confirmConnection(context, hook, packet);
     case 'nat':

@@ -15,19 +15,30 @@ const UNTRACKED_ICMPV6: ReadonlySet<number> = new Set([130, 131, 132, 133, 134, 
 const ASKING_ICMP: ReadonlySet<number> = new Set([8, 13, 15, 17]);
 const ASKING_ICMPV6: ReadonlySet<number> = new Set([128, 139]);
 
-/** Finds or begins the connection of a packet (net/netfilter/nf_conntrack_core.c, nf_conntrack_in): what has one already keeps it. */
-export function trackPacket(context: HookContext, hook: Hook, packet: WorldPacket): void {
+/** Finds or begins the connection of a packet (net/netfilter/nf_conntrack_core.c, nf_conntrack_in): what has one already keeps it. Always goes on, but for what is not known. */
+export function trackPacket(context: HookContext, hook: Hook, packet: WorldPacket): PacketVerdict {
   if (!context.rules.tracksConnections) {
-    return;
+    return ACCEPT;
   }
   const { recorder } = context;
   const before: PacketState | null = recorder === null ? null : packet.state();
-  const reason = (packet.tracking !== null && packet.zoneRule === null) || packet.untracked ? keptReason(packet) : look(context, packet);
+  const result = (packet.tracking !== null && packet.zoneRule === null) || packet.untracked ? keptReason(packet) : look(context, packet);
   packet.trackingDone = true;
+  if (typeof result !== 'string') {
+    const { dependsOn } = result;
+    const step = recorder === null || before === null ? null : recorder.add({ place: connectionPlace(context, hook), before, after: before, decision: { kind: 'unknown', dependsOn }, reason: `It is not known ${dependsOn}.` });
+    return { kind: 'unknown', step, dependsOn };
+  }
   if (recorder !== null && before !== null) {
     const after = packet.state();
-    recorder.add({ place: connectionPlace(context, hook), before, after, decision: { kind: 'note', target: after.connection ?? 'NEW' }, reason });
+    recorder.add({ place: connectionPlace(context, hook), before, after, decision: { kind: 'note', target: after.connection ?? 'NEW' }, reason: result });
   }
+  return ACCEPT;
+}
+
+/** What conntrack decides that cannot be said. */
+interface OpenQuestion {
+  readonly dependsOn: string;
 }
 
 /** Puts the connection of a first packet into the table, as the last thing that it meets (__nf_conntrack_confirm). */
@@ -78,7 +89,7 @@ function keptReason(packet: WorldPacket): string {
 }
 
 /** Looks the packet up; gives a sentence on what was found. */
-function look(context: HookContext, packet: WorldPacket): string {
+function look(context: HookContext, packet: WorldPacket): string | OpenQuestion {
   const { tracker } = context.state;
   const zone = packet.zoneRule ?? DEFAULT_ZONE;
   // The template that CT attached has done its work.
@@ -131,10 +142,13 @@ function findInZone(tracker: ConnectionTracker, tuple: Tuple, zone: Zone): Found
 }
 
 /** What a packet of a known connection does to it; null where the connection is over and the packet begins another. */
-function update(tracker: ConnectionTracker, packet: WorldPacket, found: FoundConnection): string | null {
+function update(tracker: ConnectionTracker, packet: WorldPacket, found: FoundConnection): string | OpenQuestion | null {
   const { connection, isReply } = found;
   const state = isReply || connection.seenReply ? 'ESTABLISHED' : 'NEW';
   if (packet.protocol === PROTOCOL.tcp && connection.tcpState !== null) {
+    if ((packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0 && isCraftedNumber(packet) && connection.numbered[0] && connection.numbered[1]) {
+      return { dependsOn: `whether the sequence number of a reset fits into the connection ${writeTuple(connection.original)}` };
+    }
     const effect = updateTcp(tracker, packet, connection, isReply);
     if (effect === 'reopens') {
       return null;
@@ -223,8 +237,14 @@ function beginsConnection(context: HookContext, packet: WorldPacket): boolean {
   }
 }
 
+/** Whether somebody wrote the sequence number, or the one that it answers. */
+function isCraftedNumber(packet: WorldPacket): boolean {
+  return packet.isCrafted || packet.answersCrafted;
+}
+
 function count(connection: Connection, packet: WorldPacket, isReply: boolean): void {
   const direction = isReply ? 1 : 0;
+  connection.numbered[direction] ||= !isCraftedNumber(packet);
   connection.packets[direction] += 1;
   connection.bytes[direction] += packet.length;
 }

@@ -18,12 +18,6 @@ export interface LedgerEntry {
 
 export const LEDGER: readonly LedgerEntry[] = [
   {
-    name: 'sourceOfErrors',
-    title: 'The source address of an ICMPv6 error about a datagram whose own source SNAT of INPUT changed is another one of the namespace than the simulator takes.',
-    declares: ({ rules }: DeclaredCase, { aspect, kernel, simulator }: Difference): boolean =>
-      aspect === 'passage' && withoutErrorSource(kernel) === withoutErrorSource(simulator) && rules.some(({ ipv6 }) => /^-A \S+ .*-j (?:SNAT|NETMAP)/m.test(ipv6)),
-  },
-  {
     name: 'checksumOfLongDatagrams',
     title: 'In an IPv6 datagram of 76 bytes or more whose traffic class or hop limit a rule changes once conntrack has summed it, the kernel finds the checksum wrong and drops it before its socket.',
     declares: ({ rules, stimuli }: DeclaredCase, { stimulus }: Difference): boolean => {
@@ -32,11 +26,6 @@ export const LEDGER: readonly LedgerEntry[] = [
     },
   },
 ];
-
-/** Blanks the sources of the ICMPv6 errors in a difference. */
-function withoutErrorSource(passages: string): string {
-  return passages.replaceAll(/icmp \S*:\S* > (?=\S+ \d+\/\d+ about )/g, 'icmp * > ');
-}
 
 /** Gives the name of the entry that declares a difference; undefined where none does. */
 export function findDeclared(judged: DeclaredCase, difference: Difference): string | undefined {
