@@ -3,7 +3,7 @@ import { formatRuleAddress, formatRulePrefix, parseRuleAddress, parseRulePrefix 
 import { hexText, parseBigNumber, parseNumber } from './numberText.ts';
 import { parseProtocolNumber } from './protocols.ts';
 import { findService } from './services.ts';
-import { quoteWord } from './words.ts';
+import { quoteWord, utf8Length } from './words.ts';
 import type { Word } from './words.ts';
 import { rejectWord } from './wordReader.ts';
 
@@ -227,10 +227,6 @@ function maskedText({ value, mask }: { readonly value: number; readonly mask: nu
 /** iptables-save prints such words bare; quotes are added where they would not read back. */
 function bareWord(text: string): string {
   return /^[^\s"'\\]+$/.test(text) ? text : quoteWord(text);
-}
-
-function utf8Length(text: string): number {
-  return new TextEncoder().encode(text).length;
 }
 
 /** Cuts text to so many bytes of UTF-8; half a character goes too. */

@@ -4,19 +4,14 @@ import { ExtensionReading } from './extensionReading.ts';
 import type { OptionDefinition, RuleSurroundings } from './extension.ts';
 import { parseRulePrefix } from './iptablesAddress.ts';
 import { parseProtocolNumber, protocolName } from './protocols.ts';
-import type { AddressFamily, Backend, Counters, ExtensionOption, Match, Target } from './ruleSet.ts';
+import type { AddressFamily, Backend, Counters, ExtensionOption, Match, RuleBody, Target } from './ruleSet.ts';
 import { BUILT_IN_CHAINS } from './ruleSet.ts';
 import { mergePortMatches, toMatches } from './typedMatches.ts';
 import { toTarget } from './typedTargets.ts';
 import type { Word } from './words.ts';
+import { utf8Length } from './words.ts';
 import type { WordReader } from './wordReader.ts';
 import { rejectWord, shorten, SyntaxProblem } from './wordReader.ts';
-
-/** What follows `-A CHAIN`. */
-export interface RuleBody {
-  readonly matches: readonly Match[];
-  readonly target: Target;
-}
 
 /** A rule that was read: several bodies where it names several addresses. */
 export interface RuleReadingResult {
@@ -452,7 +447,7 @@ function sortBase(base: readonly Match[], backend: Backend): Match[] {
 
 function readInterface(reader: WordReader): string {
   const word = reader.take('a network interface');
-  const length = new TextEncoder().encode(word.text).length;
+  const length = utf8Length(word.text);
   return length > 0 && length <= MAX_INTERFACE_NAME ? word.text : rejectWord(word, `the name of an interface, at most ${MAX_INTERFACE_NAME} bytes`);
 }
 

@@ -69,6 +69,12 @@ export interface Rule {
   readonly text: string;
 }
 
+/** What follows `-A CHAIN`. */
+export interface RuleBody {
+  readonly matches: readonly Match[];
+  readonly target: Target;
+}
+
 export interface NumberRange {
   readonly first: number;
   readonly last: number;

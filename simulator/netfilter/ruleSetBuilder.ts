@@ -2,14 +2,15 @@ import type { TableName } from '../../agent/protocol/trace.ts';
 import { checkTable } from './checkTable.ts';
 import type { RuleConstraint } from './checkTable.ts';
 import type { ExtensionReading } from './extensionReading.ts';
-import type { RuleBody } from './readRule.ts';
 import { readRuleBody } from './readRule.ts';
-import type { AddressFamily, Backend, Chain, Counters, ParsedRuleSet, Rule, RuleProblem, Table, Target } from './ruleSet.ts';
+import type { AddressFamily, Backend, Chain, Counters, ParsedRuleSet, Rule, RuleBody, RuleProblem, Table, Target } from './ruleSet.ts';
 import { BUILT_IN_CHAINS, UNREADABLE_RULE } from './ruleSet.ts';
 import type { Word } from './words.ts';
+import { utf8Length } from './words.ts';
 import type { WordReader } from './wordReader.ts';
 import { rejectWord, shorten, SyntaxProblem } from './wordReader.ts';
 import { writeRule } from './writeRuleSet.ts';
+import { WrittenRule } from './writtenRule.ts';
 
 /** The most rules and chains that are kept. */
 export const MAX_RULES = 200_000;
@@ -293,7 +294,7 @@ export class RuleSetBuilder {
     const length = text.trimEnd().length - column + 1;
     const constraints = reading.extensions.filter(({ extension }) => extension.tables !== undefined || extension.hooks !== undefined || extension.name === 'policy' || extension.name === 'TCPMSS' || extension.name === 'addrtype' || extension.name === 'physdev');
     return reading.bodies.map((body) => {
-      const rule: Rule = { matches: body.matches, target: body.target, counters: reading.counters ?? counters, line, column, length, text: writeRule(name.text, body, this.family) };
+      const rule = new WrittenRule(name.text, this.family, body, { counters: reading.counters ?? counters, line, column, length });
       if (constraints.length > 0) {
         table.constraints.set(rule, constraints.map(toConstraint));
       }
@@ -381,7 +382,7 @@ export class RuleSetBuilder {
           return rule;
         }
         const target: Target = rule.target.kind === 'chain' && isTarget ? { ...rule.target, name: to.text } : rule.target;
-        const renamed: Rule = { ...rule, target, text: isUnreadable(rule) ? rule.text : writeRule(other.name, { matches: rule.matches, target }, this.family) };
+        const renamed: Rule = isUnreadable(rule) ? rule : new WrittenRule(other.name, this.family, { matches: rule.matches, target }, rule);
         const constraints = table.constraints.get(rule);
         table.constraints.delete(rule);
         if (constraints !== undefined) {
@@ -405,7 +406,7 @@ export class RuleSetBuilder {
         if (rule.counters === null || (position !== undefined && index + 1 !== position)) {
           return rule;
         }
-        const zeroed: Rule = { ...rule, counters: none };
+        const zeroed: Rule = isUnreadable(rule) ? { ...rule, counters: none } : new WrittenRule(chain.name, this.family, rule, { ...rule, counters: none });
         const constraints = table.constraints.get(rule);
         table.constraints.delete(rule);
         if (constraints !== undefined) {
@@ -519,7 +520,7 @@ function checkDeclaredName(name: Word, backend: Backend): void {
 
 /** iptables/xshared.c, assert_valid_chain_name. */
 function checkChainName(name: Word): void {
-  const bytes = new TextEncoder().encode(name.text).length;
+  const bytes = utf8Length(name.text);
   if (bytes === 0 || bytes > MAX_CHAIN_NAME || /^[-!]|[\s]/.test(name.text) || STANDARD_NAMES.has(name.text)) {
     throw new SyntaxProblem(name, 'This cannot be the name of a chain.', `a name of 1 to ${MAX_CHAIN_NAME} characters without white space that begins with neither - nor ! and is no verdict`);
   }

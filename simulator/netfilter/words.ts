@@ -86,6 +86,12 @@ export function quoteWord(word: string): string {
   return /^[A-Za-z0-9_-]+$/.test(word) ? word : `"${word.replaceAll(/["'\\]/g, (character) => `\\${character}`)}"`;
 }
 
+/** How many bytes text has in UTF-8. */
+export function utf8Length(text: string): number {
+  // Nearly all of it is ASCII, and an encoder is dear where every name asks for it.
+  return /^[\x20-\x7e]*$/.test(text) ? text.length : new TextEncoder().encode(text).length;
+}
+
 function isBlank(code: number): boolean {
   return code === SPACE || code === TAB;
 }

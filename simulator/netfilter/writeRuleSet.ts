@@ -1,6 +1,5 @@
 import { formatRuleAddress, formatRulePrefix } from './iptablesAddress.ts';
-import type { RuleBody } from './readRule.ts';
-import type { AddressFamily, Chain, Counters, ExtensionOption, MarkChange, MaskedValue, Match, NatRange, NumberRange, ParsedRuleSet, Table, Target, TcpFlag } from './ruleSet.ts';
+import type { AddressFamily, Chain, Counters, ExtensionOption, MarkChange, MaskedValue, Match, NatRange, NumberRange, ParsedRuleSet, RuleBody, Table, Target, TcpFlag } from './ruleSet.ts';
 import { BUILT_IN_CHAINS } from './ruleSet.ts';
 import { hexText } from './numberText.ts';
 import { quoteWord } from './words.ts';

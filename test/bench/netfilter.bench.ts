@@ -1,11 +1,9 @@
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { pathToFileURL } from 'node:url';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { build } from 'esbuild';
 import type { Bench, Sample } from './bench.ts';
+import { importBundled } from './bundled.ts';
 import type * as netfilterFlows from './netfilterFlows.ts';
 
 const LARGE_RULES = join(import.meta.dirname, '../../../shared/data/rulesets/tum_4848.rules');
@@ -41,21 +39,9 @@ export const benches: readonly Bench[] = [
 
 let bundled: Promise<typeof netfilterFlows> | undefined;
 
-/** The engine as it is delivered: bundled, without what a loader of TypeScript adds to every function. */
 function bundledFlows(): Promise<typeof netfilterFlows> {
-  bundled ??= bundleFlows();
+  bundled ??= importBundled('netfilterFlows.ts') as Promise<typeof netfilterFlows>;
   return bundled;
-}
-
-async function bundleFlows(): Promise<typeof netfilterFlows> {
-  const folder = mkdtempSync(join(tmpdir(), 'meshpath-bench-'));
-  try {
-    const outfile = join(folder, 'netfilterFlows.mjs');
-    await build({ entryPoints: [join(import.meta.dirname, 'netfilterFlows.ts')], outfile, bundle: true, platform: 'node', format: 'esm', target: 'es2022', logLevel: 'error' });
-    return (await import(pathToFileURL(outfile).href)) as typeof netfilterFlows;
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
 }
 
 function garbageCollector(): () => void {

@@ -6,7 +6,7 @@ import { formatAddressPrefix, maskAddress, prefixContains } from '../../simulato
 import type { AddressPrefix } from '../../simulator/netfilter/addressPrefix.ts';
 import type { PacketDraft, TransportDraft } from '../../simulator/netfilter/packetDraft.ts';
 import { hasPorts, PROTOCOL, protocolNumber } from '../../simulator/netfilter/protocolNumbers.ts';
-import type { AddressFamily, NumberRange } from '../../simulator/netfilter/ruleSet.ts';
+import type { AddressFamily, NumberRange, TcpFlag } from '../../simulator/netfilter/ruleSet.ts';
 import { createRandom } from '../soak/programs/plan.ts';
 import { reverse } from './generateCase.ts';
 import type { WorldChoices } from './generateWorld.ts';
@@ -189,7 +189,7 @@ class FlowMaker {
     this.#family = family;
     this.#choices = choices;
     this.#draw = draw;
-    this.#own = (isV4 ? [NODE.left4, NODE.right4] : [NODE.left6, NODE.right6]).concat(choices.ownAddresses).map(toIpAddress).filter((address) => isIpv4(address) === isV4);
+    this.#own = [...(isV4 ? [NODE.left4, NODE.right4] : [NODE.left6, NODE.right6]), ...choices.ownAddresses].map(toIpAddress).filter((address) => isIpv4(address) === isV4);
     this.#loopback = toIpAddress(isV4 ? '127.0.0.1' : '::1');
     this.#ports = [...new Set([80, 53, 8080, ...wishes.flatMap(({ destinationPort }) => (destinationPort.wanted === null ? [] : [destinationPort.wanted.first]))])];
     this.#addresses = [...new Set(wishes.flatMap(({ source, destination }) => [...hostsOf(source).slice(0, 1), ...hostsOf(destination).slice(0, 1)]))].filter(isUsable);
@@ -270,7 +270,7 @@ class FlowMaker {
       const options = [...(wish.tcpOption.wanted === null ? [] : [wish.tcpOption.wanted])];
       return {
         kind: 'tcp', sourcePort, destinationPort,
-        flags: flags !== null && flags.length > 0 ? flags : this.#draw.of(wish.states.wanted === 'INVALID' ? [['RST'], ['SYN', 'FIN'], []] as const : [['SYN'], ['SYN'], ['SYN'], ['ACK']] as const, ['SYN']),
+        flags: flags !== null && flags.length > 0 ? flags : this.#draw.of<readonly TcpFlag[]>(wish.states.wanted === 'INVALID' ? [['RST'], ['SYN', 'FIN'], []] : [['SYN'], ['SYN'], ['SYN'], ['ACK']], ['SYN']),
         ...(options.length === 0 ? {} : { options }),
         ...(wish.mss.wanted === null ? {} : { mss: wish.mss.wanted }),
       };
