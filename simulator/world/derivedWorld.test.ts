@@ -46,3 +46,19 @@ test('whoever rules redirect to is there, as the user that they leave alone', ()
   const rules = generateIstioSidecarRules({ ...ISTIO_INJECTED, proxyUids: ['1500'], proxyGids: ['1500'] }).ipv4;
   assert.deepEqual(derive(['tcp > 10.1.0.3:80 out uid 5'], rules).sockets.toSorted(), ['tcp 15001 1500', 'tcp 15006 1500']);
 });
+
+test('under the rules of a router, private addresses reach public ones, and hosts are where rules say', () => {
+  const rules = `*nat
+-A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80
+-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
+COMMIT
+*filter
+-A FORWARD -d 172.17.0.2 -o docker0 -p tcp --dport 80 -j ACCEPT
+COMMIT
+`;
+  const published = derive(['tcp 192.0.2.7:4000 > 10.0.0.5:8080 in eth0'], rules);
+  assert.deepEqual([published.links, published.routes, published.forwards], [['eth0 10.0.0.5/24 192.0.2.1/24', 'docker0 172.17.0.1/24'], ['ipv4 eth0'], true]);
+  const outbound = derive(['tcp 172.17.0.2:4000 > 198.51.100.1:443 in docker0'], rules);
+  assert.deepEqual([outbound.links, outbound.sockets, outbound.routes], [['docker0 172.17.0.1/24', 'eth0'], [], ['ipv4 eth0']]);
+  assert.deepEqual(derive(['tcp 172.17.0.2:4000 > 172.17.0.1:443 in docker0'], rules).sockets, ['tcp 443 1000']);
+});

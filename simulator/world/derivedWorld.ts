@@ -3,7 +3,9 @@ import type { IpAddress } from '../../agent/protocol/scalars.ts';
 import { toPortNumber } from '../../agent/protocol/scalars.ts';
 import type { InterfaceAddress, NetworkLink, Route, SocketInfo } from '../../agent/protocol/snapshot.ts';
 import type { PacketFlow } from '../../agent/protocol/trace.ts';
-import type { Match, ParsedRuleSet, Rule } from '../netfilter/ruleSet.ts';
+import type { AddressPrefix } from '../netfilter/addressPrefix.ts';
+import { prefixContains } from '../netfilter/addressPrefix.ts';
+import type { Match, ParsedRuleSet, Rule, Target } from '../netfilter/ruleSet.ts';
 import type { DescribedWorld } from './describedWorld.ts';
 import { describeLink, describeSocket } from './describedWorld.ts';
 
@@ -23,18 +25,28 @@ export interface DerivedWorld {
 const DEFAULT_DEVICE = 'eth0';
 const APPLICATION_UID = 1000;
 const DEFAULT_PROXY_UID = 1337;
+/** What a machine does to connections that are not its own. */
+const FORWARDING_TARGETS: ReadonlySet<Target['kind']> = new Set(['dnat', 'snat', 'masquerade']);
+/** How many hosts behind the machine are looked for in its rules. */
+const MAX_HOSTS = 256;
+/** RFC 1918, RFC 6598 and RFC 4193. */
+const PRIVATE_NETWORKS: readonly AddressPrefix[] = ([['10.0.0.0', 8], ['172.16.0.0', 12], ['192.168.0.0', 16], ['100.64.0.0', 10], ['fc00::', 7]] as const).map(([address, prefixLength]) => ({ address: toIpAddress(address), prefixLength }));
 
 /**
- * Makes the plainest world in which flows do what they say: the devices that they name; what arrives without `out` is for this
- * machine, and with `out` for somebody behind that device; what a process sends leaves by eth0 unless it is for the machine
- * itself. Somebody listens where the flows go to, and where rules redirect to.
+ * Makes the plainest world in which flows do what they say: the devices that they name; what arrives with `out` is for somebody
+ * behind that device, and without it for this machine, but for what a private address sends to a public one where the rules are
+ * those of a router; what a process sends leaves by eth0 unless it is for the machine itself. Somebody listens where the flows
+ * go to, and where rules redirect to. Hosts that rules send connections to are behind the devices that rules name with them.
  */
 export function deriveWorld(flows: readonly DerivedFlow[], ruleSets: readonly ParsedRuleSet[]): DerivedWorld {
-  const builder = new WorldBuilder(flows.flatMap(({ flow }) => [flow.destination.address, ...(flow.source.address === null ? [] : [flow.source.address])]));
+  const rules = ruleSets.flatMap(({ tables }) => tables.flatMap((table) => [...table.chains.values()].flatMap((chain) => chain.rules)));
+  const forwards = ruleSets.some(({ tables }) => tables.some(({ chains }) => (chains.get('FORWARD')?.rules.length ?? 0) > 0)) || rules.some(({ target }) => FORWARDING_TARGETS.has(target.kind));
+  const builder = new WorldBuilder(flows.flatMap(({ flow }) => [flow.destination.address, ...(flow.source.address === null ? [] : [flow.source.address])]), forwards);
   flows.forEach((flow) => {
     builder.add(flow);
   });
-  builder.addProxies(ruleSets);
+  builder.addProxies(rules);
+  builder.addHosts(rules);
   return builder.finish();
 }
 
@@ -44,10 +56,11 @@ class WorldBuilder {
   readonly #sockets = new Map<string, SocketInfo>();
   /** Addresses that are somebody's already. */
   readonly #named: readonly IpAddress[];
-  #forwards = false;
+  #forwards: boolean;
 
-  constructor(named: readonly IpAddress[]) {
+  constructor(named: readonly IpAddress[], forwards: boolean) {
     this.#named = named;
+    this.#forwards = forwards;
   }
 
   add({ flow, outDevice }: DerivedFlow): void {
@@ -59,8 +72,7 @@ class WorldBuilder {
   }
 
   /** Whoever rules redirect to is there, as the user that rules leave alone. */
-  addProxies(ruleSets: readonly ParsedRuleSet[]): void {
-    const rules = ruleSets.flatMap(({ tables }) => tables.flatMap((table) => [...table.chains.values()].flatMap((chain) => chain.rules)));
+  addProxies(rules: readonly Rule[]): void {
     const uid = rules.map(ownerOf).find((owner) => owner !== null) ?? DEFAULT_PROXY_UID;
     for (const rule of rules) {
       const port = redirectPort(rule);
@@ -68,6 +80,22 @@ class WorldBuilder {
         for (const protocol of protocolsOf(rule)) {
           this.#listen(protocol, port, { uid, command: 'proxy', transparent: rule.target.kind === 'tproxy' });
         }
+      }
+    }
+  }
+
+  /** Hosts that rules send connections to: a rule that names such a host and a device to leave by says where it is. */
+  addHosts(rules: readonly Rule[]): void {
+    const hosts = new Set(rules.flatMap(({ target }) => (target.kind === 'dnat' && target.to.addresses !== null ? [target.to.addresses.first] : [])));
+    const ways = rules.flatMap(({ matches }) => {
+      const device = matches.find((match): match is Extract<Match, { kind: 'inInterface' | 'outInterface' }> => match.kind === 'outInterface');
+      const to = matches.find((match): match is Extract<Match, { kind: 'source' | 'destination' }> => match.kind === 'destination');
+      return device?.negated === false && !device.name.endsWith('+') && to?.negated === false && to.prefix.prefixLength > 0 ? [{ device: device.name, prefix: to.prefix }] : [];
+    });
+    for (const host of [...hosts].slice(0, MAX_HOSTS)) {
+      const way = ways.find(({ prefix }) => prefixContains(prefix, host));
+      if (way !== undefined && isUnicast(host)) {
+        this.#own(way.device, neighbourOf(host, [...this.#named, ...hosts]), host);
       }
     }
   }
@@ -89,6 +117,11 @@ class WorldBuilder {
 
   #addArrival({ protocol, source, destination }: PacketFlow, device: string, outDevice: string | null): void {
     const from = source.address ?? destination.address;
+    if (outDevice === null && device !== DEFAULT_DEVICE && this.#forwards && isPrivate(from) && isUnicast(destination.address) && !isPrivate(destination.address)) {
+      this.#own(device, neighbourOf(from, this.#named), from);
+      this.#defaultRoute(destination.address, DEFAULT_DEVICE);
+      return;
+    }
     this.#defaultRoute(from, outDevice ?? device);
     if (outDevice !== null) {
       this.#forwards = true;
@@ -201,6 +234,10 @@ function sharesNetwork(left: IpAddress, right: IpAddress): boolean {
 
 function isLoopback(address: IpAddress): boolean {
   return isIpv4(address) ? address.startsWith('127.') : address === '::1';
+}
+
+function isPrivate(address: IpAddress): boolean {
+  return PRIVATE_NETWORKS.some((network) => prefixContains(network, address));
 }
 
 function isUnicast(address: IpAddress): boolean {
