@@ -99,6 +99,10 @@ export class Packet<Connection extends ConnectionView = ConnectionView> {
   isCrafted = false;
   /** Whether it is a reset that answers such a packet: its sequence number is then not known to fit. */
   answersCrafted = false;
+  /** Whether somebody vouches for its checksum (skb->ip_summed). */
+  checksum: 'verified' | 'unverified' | 'unknown' = 'verified';
+  /** Traffic class and hop limit that conntrack summed with the rest of an IPv6 datagram, as summedFields writes them; null where it did not. */
+  summed: number | null = null;
   /** Whether it is on its way over a bridge with br_netfilter. */
   isBridged = false;
   /** Whether it is about an untracked packet: CT and NOTRACK then leave it alone (nf_conntrack_core.c, nf_conntrack_attach). */
@@ -134,6 +138,11 @@ export class Packet<Connection extends ConnectionView = ConnectionView> {
       return 'UNTRACKED';
     }
     return this.trackingDone ? 'INVALID' : null;
+  }
+
+  /** Traffic class and hop limit as they stand in the sum of the header's 16-bit words. */
+  get summedFields(): number {
+    return this.tos * 16 + this.ttl;
   }
 
   /** The length of the IP packet in bytes, as `-m length` sees it (for IPv6 with its header of 40). */

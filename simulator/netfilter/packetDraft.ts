@@ -19,6 +19,8 @@ export interface PacketDraft {
   readonly fragment?: { readonly offset: number; readonly more: boolean };
   /** The link address of who sent it, for packets that arrive: `02:00:00:00:00:01`. */
   readonly macSource?: string;
+  /** Whether the device that it comes by, or the socket that sends it, vouches for its checksum, as sockets do and raw ones do not; left out where that is not known. */
+  readonly checksum?: 'verified' | 'unverified';
 }
 
 export type TransportDraft =

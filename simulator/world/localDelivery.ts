@@ -10,6 +10,8 @@ import { endpointsOf, tupleOf, writeEndpoint } from './tuple.ts';
 import { readSysctl } from './world.ts';
 
 const { SYN, ACK, RST, FIN } = TCP_FLAG_BITS;
+/** Of a datagram of 76 bytes at the most (CHECKSUM_BREAK) the checksum is computed again (net/ipv6/udp.c, udp6_csum_init). */
+const MAX_RECHECKED_PAYLOAD = 68;
 /** Kinds of TCP options. */
 const NO_OPERATION = 1;
 const TIMESTAMPS = 8;
@@ -167,6 +169,14 @@ function deliverToEstablished(packet: WorldPacket, socket: OpenSocket, { move, a
 }
 
 function deliverUdp(context: HookContext, packet: WorldPacket): Delivery {
+  const spoilt = packet.payload > MAX_RECHECKED_PAYLOAD && packet.summed !== null && packet.summed !== packet.summedFields;
+  if (spoilt && packet.checksum === 'unverified') {
+    return { taker: null, reason: 'conntrack summed the datagram before a rule changed its header: UDP takes its checksum for wrong and drops it', answers: [] };
+  }
+  if (spoilt) {
+    const dependsOn = `whether ${packet.inInterface ?? 'the device'} has verified the checksum of the datagram: if not, UDP takes it for wrong, since a rule changed the header after conntrack had summed it`;
+    return { taker: null, reason: dependsOn, answers: [], dependsOn };
+  }
   const found = findSocket(context, packet);
   return found === undefined
     ? unclaimed(context, packet, ICMP_ERRORS.portUnreachable, `no socket is bound to port ${packet.destinationPort} of ${packet.destination.text}`)

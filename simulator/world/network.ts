@@ -44,6 +44,7 @@ export function arrive(simulation: Simulation, recorder: Recorder, namespaceId: 
   }
   const flying: WorldPacket = packetOf(packet);
   flying.isCrafted = true;
+  flying.checksum = packet.checksum ?? 'unknown';
   return follow(simulation, recorder, flying, (way) => way.arrive(namespace, link), options);
 }
 
@@ -54,6 +55,7 @@ export function send(simulation: Simulation, recorder: Recorder, sender: Sender,
   flying.socket = socketOf(sender);
   flying.mark = sender.mark ?? 0;
   flying.isCrafted = true;
+  flying.checksum = packet.checksum ?? 'verified';
   return sendFrom(simulation, recorder, namespace, flying, options);
 }
 

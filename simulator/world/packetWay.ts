@@ -341,6 +341,8 @@ export class PacketWay {
     }
     const place = writeRoute(route.route);
     packet.ttl -= 1;
+    // net/ipv6/ip6_output.c, skb_forward_csum.
+    packet.summed = null;
     this.#routing(namespace, route, { kind: 'route', device: route.device, local: false }, `${namespace.title} forwards the packet by ${route.device} (${place}).`);
     if (route.device === link.name && packet.isIpv4) {
       this.#redirect(namespace, link, route);

@@ -106,6 +106,10 @@ function look(context: HookContext, packet: WorldPacket): string | OpenQuestion 
   if (packet.protocol === PROTOCOL.tcp && !areFlagsValid(packet.tcpFlags)) {
     return 'No TCP sends these flags together: INVALID.';
   }
+  if (packet.protocol === PROTOCOL.udp && !packet.isIpv4 && packet.inInterface !== null && packet.checksum !== 'verified' && readSysctl(context.namespace, 'net.netfilter.nf_conntrack_checksum') !== 0) {
+    // What conntrack sums up has the header in it, and nobody corrects it later (net/netfilter/utils.c, nf_ip6_checksum).
+    packet.summed ??= packet.summedFields;
+  }
   // A packet of the original direction is found in one zone, an answer in the other (nf_ct_zone_equal).
   const tuple = tupleOf(packet);
   for (let tries = 0; tries < 2; tries += 1) {
