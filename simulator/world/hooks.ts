@@ -21,8 +21,8 @@ export type WorldPacket = NetfilterPacket<Connection>;
 /** How a packet comes out of a hook. `step` is the step of the trace that decided; null where no trace is kept. */
 export type PacketVerdict =
   | { readonly kind: 'accept' }
-  /** Nobody is told. */
-  | { readonly kind: 'drop'; readonly step: number | null; readonly reason: string; readonly errno?: string }
+  /** Nobody is told. `isRefused`: every rule let it pass, and conntrack could not keep its connection. */
+  | { readonly kind: 'drop'; readonly step: number | null; readonly reason: string; readonly errno?: string; readonly isRefused?: true }
   /** A rule of REJECT: its sender is told by another packet. */
   | { readonly kind: 'reject'; readonly step: number | null; readonly reason: string; readonly with: string; readonly hook: Hook }
   | { readonly kind: 'unknown'; readonly step: number | null; readonly dependsOn: string };

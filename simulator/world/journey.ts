@@ -29,8 +29,8 @@ export type JourneyEnd =
   | { readonly kind: 'delivered'; readonly namespace: NamespaceId; readonly socket: SocketView | null; readonly packet: PacketDraft; readonly originalDestination: Endpoint | null; readonly step: number | null }
   /** It reached a namespace where nobody takes it: the kernel answers, or not. */
   | { readonly kind: 'unclaimed'; readonly namespace: NamespaceId; readonly packet: PacketDraft; readonly reason: string; readonly step: number | null }
-  /** With an errno, the call that sent it fails with that. */
-  | { readonly kind: 'dropped'; readonly namespace: NamespaceId; readonly reason: string; readonly step: number | null; readonly errno?: string }
+  /** With an errno, the call that sent it fails with that. `refused`: as it was when every rule had let it pass and conntrack could not keep its connection. */
+  | { readonly kind: 'dropped'; readonly namespace: NamespaceId; readonly reason: string; readonly step: number | null; readonly errno?: string; readonly refused?: PacketDraft }
   /** REJECT; the answer is another journey. */
   | { readonly kind: 'rejected'; readonly namespace: NamespaceId; readonly with: string; readonly reason: string; readonly step: number | null }
   /** No way to the destination, or nobody answers for the next hop: what a sender is told. */

@@ -102,7 +102,7 @@ export class PacketWay {
     const namespace = context.namespace.id;
     switch (verdict.kind) {
       case 'drop':
-        return { kind: 'dropped', namespace, reason: verdict.reason, step: verdict.step, ...(verdict.errno === undefined ? {} : { errno: verdict.errno }) };
+        return { kind: 'dropped', namespace, reason: verdict.reason, step: verdict.step, ...(verdict.errno === undefined ? {} : { errno: verdict.errno }), ...(verdict.isRefused === true ? { refused: draftOf(this.#packet) } : {}) };
       case 'unknown':
         return { kind: 'unknown', dependsOn: verdict.dependsOn, step: verdict.step };
       case 'reject': {

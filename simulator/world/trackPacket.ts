@@ -61,7 +61,7 @@ export function confirmConnection(context: HookContext, hook: Hook, packet: Worl
     }
     const reason = `the tuple ${writeTuple(clash)} belongs to another connection already, and no other could be found`;
     const step = state === null ? null : context.recorder?.add({ place: connectionPlace(context, hook), before: state, after: state, decision: { kind: 'verdict', verdict: 'DROP' }, reason: `The packet is dropped: ${reason}.` }) ?? null;
-    return { kind: 'drop', step, reason };
+    return { kind: 'drop', step, reason, isRefused: true };
   }
   tracker.confirm(connection);
   if (state !== null) {

@@ -136,16 +136,13 @@ function joinPassages(world: JudgeWorld, nameOf: (id: NamespaceId) => string, jo
 }
 
 /** The kernel's passage ends before conntrack puts the connection into its table: a packet that is dropped there has come as far. */
-function whatConntrackRefused({ end, sent }: Journey, steps: readonly TraceStep[]): Passage['end'] {
+function whatConntrackRefused({ end }: Journey, steps: readonly TraceStep[]): Passage['end'] {
   const step = end.kind === 'dropped' && end.step !== null ? steps[end.step] : undefined;
-  if (step?.place.kind !== 'conntrack' || step.before.connection !== step.after.connection || (step.place.hook !== 'POSTROUTING' && step.place.hook !== 'INPUT')) {
+  if (end.kind !== 'dropped' || end.refused === undefined || step?.place.kind !== 'conntrack' || (step.place.hook !== 'POSTROUTING' && step.place.hook !== 'INPUT')) {
     return null;
   }
-  const { source, destination, ttl, inInterface, outInterface } = step.before;
-  const { transport } = sent;
-  const named: PacketDraft['transport'] = transport.kind === 'tcp' || transport.kind === 'udp' ? { ...transport, sourcePort: source.port, destinationPort: destination.port } : transport;
-  const packet: PacketDraft = { ...sent, source: source.address, destination: destination.address, transport: named, ...(ttl === undefined ? {} : { ttl }) };
-  return { hook: step.place.hook, packet: writePacket(packet), device: (step.place.hook === 'INPUT' ? inInterface : outInterface) ?? '' };
+  const { hook } = step.place;
+  return { hook, packet: writePacket(end.refused), device: (hook === 'INPUT' ? step.before.inInterface : step.before.outInterface) ?? '' };
 }
 
 /** Loopback and multicast addresses where they must not be never get as far as netfilter (net/ipv6/ip6_input.c, ip6_rcv_core). */
