@@ -50,6 +50,17 @@ test('what leaves this machine got through; what its answers meet counts too', (
   assert.equal(explain(filter('-A INPUT -m string --algo bm --string x -j ACCEPT'), 'tcp 10.1.0.2:5 > 10.1.0.3:80 in eth0').outcome.result, 'depends');
 });
 
+test('an answer depends on a match that is not known only where what it changes is asked for', () => {
+  const mangle = (rule: string): string => `*mangle\n-A PREROUTING -m string --algo bm --string x -j ${rule}\nCOMMIT\n`;
+  const result = (rules: string): string => explain(rules, 'tcp 10.1.0.2:5 > 10.1.0.3:80 in eth0').outcome.result;
+  const open = filter('-A INPUT -p tcp -m tcp --dport 80 -j ACCEPT');
+  assert.equal(result(mangle('MARK --set-mark 7') + open), 'delivered');
+  assert.equal(result(mangle('CONNMARK --set-mark 7') + open), 'delivered');
+  assert.equal(result(mangle('MARK --set-mark 7') + filter('-A INPUT -m mark --mark 0x7 -j ACCEPT')), 'depends');
+  assert.equal(result(mangle('CONNMARK --set-mark 7') + filter('-A INPUT -m connmark --mark 0x7 -j ACCEPT')), 'depends');
+  assert.equal(result(mangle('ACCEPT') + open), 'delivered');
+});
+
 test('a single packet is as it was described', () => {
   const { journeys, outcome } = explain(filter('-A INPUT -p tcp -m tcp --tcp-flags ALL FIN,URG -m ttl --ttl-eq 9 -j ACCEPT'), 'tcp 10.1.0.2:5 > 10.1.0.3:80 in eth0 flags FIN,URG ttl 9');
   assert.notEqual(journeys[0]?.end.kind, 'dropped');

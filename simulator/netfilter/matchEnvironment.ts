@@ -25,6 +25,8 @@ export interface MatchEnvironment {
   readonly connectionId: (packet: Packet) => string | null;
   /** Whether a connection of that name is in the table and not closed. */
   readonly isConnectionOpen: (id: string) => boolean;
+  /** Whether anything here asks for the mark of such a packet, or of its connection. */
+  readonly readsMarks: (packet: Packet) => boolean;
   /** Notes what is taken to be so without being known: a sentence. */
   readonly assume: (sentence: string) => void;
   /** Whether an IP set of the namespace has what is asked; null where the set is not known. */

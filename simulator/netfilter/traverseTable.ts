@@ -234,11 +234,12 @@ class Traversal {
     restoreEffects(packet, saved);
     this.#environment.state.become(stateBefore);
     const matched = this.#runMatched(rule, withBase(stack), after, base);
-    const isSame = otherwise.kind !== 'unknown' && sameVerdict(matched, otherwise) && sameEffects(saveEffects(packet), otherwiseEffects);
+    const matchedEffects = saveEffects(packet);
+    const isSame = otherwise.kind !== 'unknown' && sameVerdict(matched, otherwise) && sameEffects(matchedEffects, otherwiseEffects) && (sameMarks(matchedEffects, otherwiseEffects) || !this.#environment.readsMarks(packet));
     restoreEffects(packet, otherwiseEffects);
     this.#environment.state.merge(otherwiseState);
     if (isSame) {
-      visit(CONTINUE, `Whether ${dependsOn} matches is not known, and makes no difference here.`);
+      visit(CONTINUE, `Whether ${dependsOn} matches is not known, and makes no difference here${sameMarks(matchedEffects, otherwiseEffects) ? '' : ' but for a mark that nothing asks for'}.`);
       visits?.push(...(otherwiseVisits ?? []));
       return otherwise;
     }
@@ -322,9 +323,13 @@ function restoreEffects(packet: Packet, effects: Effects): void {
 
 function sameEffects(left: Effects, right: Effects): boolean {
   return (
-    left.mark === right.mark && left.connectionMark === right.connectionMark && left.untracked === right.untracked && left.zoneRule?.id === right.zoneRule?.id && left.ttl === right.ttl &&
+    left.untracked === right.untracked && left.zoneRule?.id === right.zoneRule?.id && left.ttl === right.ttl &&
     left.tos === right.tos && left.mss === right.mss && left.assigned === right.assigned
   );
+}
+
+function sameMarks(left: Effects, right: Effects): boolean {
+  return left.mark === right.mark && left.connectionMark === right.connectionMark;
 }
 
 function sameVerdict(left: TableVerdict, right: TableVerdict): boolean {

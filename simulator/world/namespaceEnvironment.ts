@@ -9,7 +9,7 @@ import type { AddressSet, AddressSets, PacketPart, SetDimension } from '../netfi
 import { isMember } from '../netfilter/addressSet.ts';
 import { changedSetKey } from '../netfilter/applyExtension.ts';
 import type { Connection } from './conntrack.ts';
-import { addressType, findRoute } from './routing.ts';
+import { addressType, familyOf, findRoute } from './routing.ts';
 import type { NamespaceState, Simulation } from './simulation.ts';
 import type { FoundSocket, SocketAddress } from './sockets.ts';
 import type { WorldNamespace } from './world.ts';
@@ -38,6 +38,10 @@ export class NamespaceEnvironment implements MatchEnvironment {
 
   addressType(address: Address, device: string | null): Known<string> {
     return addressType(this.namespace, address, device);
+  }
+
+  readsMarks(packet: Packet): boolean {
+    return familyOf(this.namespace, packet.source).readsMarks;
   }
 
   /** net/ipv4/netfilter/ipt_rpfilter.c and net/ipv6/netfilter/ip6t_rpfilter.c. */

@@ -27,6 +27,8 @@ export interface FamilyRules {
   readonly tracksConnections: boolean;
   /** Whether fragments are collected before rules see them: where conntrack is on, and for TPROXY and `-m socket`. */
   readonly collectsFragments: boolean;
+  /** Whether a rule or a routing rule asks for the mark of packets or connections. */
+  readonly readsMarks: boolean;
   /** Whether table security is asked after the source NAT of INPUT: iptables-nft gives it priority 150 instead of 50 (iptables/nft.c). */
   readonly asksSecurityLast: boolean;
   readonly routes: RoutingTables;
@@ -127,6 +129,7 @@ function buildFamily(state: NetworkNamespace, family: FamilyName, title: string,
   for (const table of ruleSets.flatMap((ruleSet) => ruleSet.tables)) {
     tables.set(table.name, [...(tables.get(table.name) ?? []), compileTable(table, options)]);
   }
+  const routingRules = withDefaultRules(state.routingRules.filter((rule) => rule.family === family), family);
   const tracksConnections = ruleSets.some(needsConntrack) || state.conntrack.some((entry) => isIpv4(entry.original.source.address) === (family === 'ipv4'));
   return {
     ruleSets,
@@ -134,7 +137,8 @@ function buildFamily(state: NetworkNamespace, family: FamilyName, title: string,
     tracksConnections,
     asksSecurityLast: state.ruleSets.some((ruleSet) => ruleSet.family === family && ruleSet.backend === 'nft'),
     collectsFragments: tracksConnections || ruleSets.some(needsWholePackets),
-    routes: compileRoutes(withLocalRoutes(state, family), withDefaultRules(state.routingRules.filter((rule) => rule.family === family), family)),
+    readsMarks: ruleSets.some(readsMarks) || routingRules.some(({ mark }) => mark !== null),
+    routes: compileRoutes(withLocalRoutes(state, family), routingRules),
   };
 }
 
@@ -184,6 +188,11 @@ function withDefaultRules(rules: readonly RoutingRule[], family: FamilyName): re
  */
 function needsConntrack(ruleSet: ParsedRuleSet): boolean {
   return rulesOf(ruleSet).some(({ target, matches }) => CONNTRACK_TARGETS.has(targetName(target)) || matches.some(matchNeedsConntrack));
+}
+
+/** Rules that copy marks from packets to connections and back, or on to answers, only matter where others ask for them. */
+function readsMarks(ruleSet: ParsedRuleSet): boolean {
+  return rulesOf(ruleSet).some(({ matches }) => matches.some(({ kind, ...match }) => kind === 'mark' || kind === 'connectionMark' || ('module' in match && match.module === 'bpf')));
 }
 
 /** TPROXY and `-m socket` see whole packets only (nf_defrag_ipv4_enable). */
