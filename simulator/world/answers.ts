@@ -4,6 +4,7 @@ import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
 import type { WorldPacket } from './hooks.ts';
 import type { RouteDecision } from './routing.ts';
 import { findOutputRoute, findRoute, findStrictRoute, selectDeviceAddress, selectSource } from './routing.ts';
+import type { OpenSocket } from './sockets.ts';
 import { KERNEL_SOCKET } from './sockets.ts';
 import type { WorldNamespace } from './world.ts';
 import { findLink, readSysctl } from './world.ts';
@@ -90,9 +91,20 @@ export function tcpReset(namespace: WorldNamespace, packet: WorldPacket, owner: 
   return answer;
 }
 
+/** Makes a segment of a connected socket, which goes by the socket's own addresses: NAT of INPUT may have changed those of the packet. */
+export function connectionAnswer(namespace: WorldNamespace, packet: WorldPacket, flags: number, { local, remote, owner, isTransparent }: Pick<OpenSocket, 'local' | 'remote' | 'owner' | 'isTransparent'>): Answer | null {
+  const answer: WorldPacket = new Packet(local.address, remote.address, packet.protocol);
+  answer.sourcePort = local.port;
+  answer.destinationPort = remote.port;
+  return completeAnswer(namespace, packet, answer, flags, owner, isTransparent === true);
+}
+
 /** Makes a segment in the other direction: of a socket, or with null of the kernel's own. */
 export function tcpAnswer(namespace: WorldNamespace, packet: WorldPacket, flags: number, owner: WorldPacket['socket'], isTransparent = false): Answer | null {
-  const answer = turnedRound(packet);
+  return completeAnswer(namespace, packet, turnedRound(packet), flags, owner, isTransparent);
+}
+
+function completeAnswer(namespace: WorldNamespace, packet: WorldPacket, answer: WorldPacket, flags: number, owner: WorldPacket['socket'], isTransparent: boolean): Answer | null {
   answer.tcpFlags = flags;
   // A SYN-ACK takes what the SYN offered, and always tells its own greatest segment (net/ipv4/tcp_output.c, tcp_synack_options).
   answer.tcpOptions = (flags & TCP_FLAG_BITS.SYN) === 0 ? [] : [...new Set([GREATEST_SEGMENT, ...packet.tcpOptions])];

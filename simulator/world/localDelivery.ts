@@ -2,7 +2,7 @@ import type { Endpoint } from '../../agent/protocol/scalars.ts';
 import { TCP_FLAG_BITS, isIcmpError } from '../netfilter/packet.ts';
 import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
 import type { Answer } from './answers.ts';
-import { ICMP_ERRORS, echoReply, icmpError, isMany, tcpAnswer, tcpReset } from './answers.ts';
+import { ICMP_ERRORS, connectionAnswer, echoReply, icmpError, isMany, tcpAnswer, tcpReset } from './answers.ts';
 import type { HookContext, WorldPacket } from './hooks.ts';
 import type { FoundSocket, OpenSocket, SocketAddress } from './sockets.ts';
 import { describeOwner, openedInfo, ownerOf } from './sockets.ts';
@@ -86,7 +86,7 @@ function deliverToConnection(context: HookContext, packet: WorldPacket, socket: 
   const move = (state: OpenSocket['state'], error: string | null = null): void => {
     sockets.put({ ...socket, state, error });
   };
-  const answer = (bits: number, reason: string): Delivery => ({ taker, reason, answers: listed(tcpAnswer(context.namespace, packet, bits, socket.owner, socket.isTransparent === true)) });
+  const answer = (bits: number, reason: string): Delivery => ({ taker, reason, answers: listed(connectionAnswer(context.namespace, packet, bits, socket)) });
   const quiet = (reason: string): Delivery => ({ taker, reason, answers: [] });
   if ((flags & RST) !== 0) {
     if (packet.answersCrafted && socket.state !== 'closed') {

@@ -2,6 +2,7 @@ import type { NetworkLink } from '../../agent/protocol/snapshot.ts';
 import type { Decision, Hook } from '../../agent/protocol/trace.ts';
 import type { Address } from '../netfilter/address.ts';
 import { draftOf } from '../netfilter/packet.ts';
+import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
 import type { Answer } from './answers.ts';
 import { ICMP_ERRORS, icmpError, isIpv6Loopback, isMany, rejectAnswer } from './answers.ts';
 import type { HookContext, PacketVerdict, WorldPacket } from './hooks.ts';
@@ -285,6 +286,7 @@ export class PacketWay {
     if (stopped !== null) {
       return stopped;
     }
+    this.#demultiplexEarly(context);
     // Packets to ::1 take only routes of the device that they came by (net/ipv6/route.c, rt6_need_strict).
     const route: RouteDecision = isIpv6Loopback(packet.destination) && link.kind !== 'loopback'
       ? findStrictRoute(namespace, { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: link.name }, link.name)
@@ -321,13 +323,29 @@ export class PacketWay {
     return this.#forward(context, link, route, hopsLeft);
   }
 
+  /**
+   * The socket of a connection is found before routing (net/ipv4/ip_input.c, ip_rcv_finish_core; net/ipv6/ip6_input.c), so that it
+   * takes the packet whatever its source becomes in INPUT.
+   */
+  #demultiplexEarly({ namespace, state }: HookContext): void {
+    const packet = this.#packet;
+    if (packet.assigned !== null || packet.packetType !== 'unicast' || !hasConnections(packet.protocol) || !packet.hasTransport) {
+      return;
+    }
+    const isOff = ['ip', packet.protocol === PROTOCOL.tcp ? 'tcp' : 'udp'].some((name) => readSysctl(namespace, `net.ipv4.${name}_early_demux`) === 0);
+    const socket = isOff ? undefined : state.sockets.connected(packet.protocol, { address: packet.destination, port: packet.destinationPort }, { address: packet.source, port: packet.sourcePort });
+    if (socket !== undefined) {
+      packet.assigned = { kind: 'open', socket } satisfies FoundSocket;
+    }
+  }
+
   /** net/ipv4/ip_forward.c, ip_forward; net/ipv6/ip6_output.c, ip6_forward. */
   #forward(context: HookContext, link: NetworkLink, route: Extract<RouteDecision, { kind: 'unicast' }>, hopsLeft: number): JourneyEnd {
     const { namespace } = context;
     const packet = this.#packet;
     const drop = (reason: string): JourneyEnd => ({ kind: 'dropped', namespace: namespace.id, reason, step: this.#routing(namespace, route, { kind: 'verdict', verdict: 'DROP' }, `The packet is dropped: ${reason}.`) });
     if (packet.assigned !== null) {
-      return drop('TPROXY gave it to a socket here, but routing does not deliver it here (a rule for its mark and a local route are missing)');
+      return drop('a socket here has it already, by TPROXY or as a packet of its connection, but routing does not deliver it here (for TPROXY: a rule for its mark and a local route)');
     }
     if (packet.packetType !== 'unicast') {
       return drop(`what is sent to ${packet.packetType} is not forwarded`);
@@ -501,6 +519,10 @@ export class PacketWay {
     this.#recorder.enterPhase(phase);
     return step;
   }
+}
+
+function hasConnections(protocol: number): boolean {
+  return protocol === PROTOCOL.tcp || protocol === PROTOCOL.udp;
 }
 
 /** What a link layer would have sent a packet as, by where it goes. */

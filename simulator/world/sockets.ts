@@ -88,7 +88,7 @@ export class SocketTable {
 
   /** Gives the socket with these two ends, or undefined. */
   connected(protocol: number, local: SocketAddress, remote: SocketAddress): OpenSocket | undefined {
-    return this.#open.get(socketKey(protocol, local, remote));
+    return this.#open.size === 0 ? undefined : this.#open.get(socketKey(protocol, local, remote));
   }
 
   /**
