@@ -27,6 +27,10 @@ export interface AddressSet {
   readonly dimensions: readonly SetDimension[];
   readonly family: 'ipv4' | 'ipv6';
   readonly entries: readonly SetEntry[];
+  /** The prefix that addresses are cut to before they are looked for. */
+  readonly netmask?: number;
+  /** What of a bitmap there is room for. */
+  readonly bounds?: readonly SetPart[];
 }
 
 export interface SetEntry {
@@ -43,7 +47,8 @@ export type SetPart =
   | { readonly kind: 'ports'; readonly protocol: number | null; readonly range: NumberRange }
   | { readonly kind: 'mac'; readonly mac: string }
   | { readonly kind: 'mark'; readonly mark: number }
-  | { readonly kind: 'interface'; readonly name: string; readonly isBridgePort: boolean }
+  /** `isWildcard`: every name that begins so. */
+  | { readonly kind: 'interface'; readonly name: string; readonly isBridgePort: boolean; readonly isWildcard?: boolean }
   | { readonly kind: 'set'; readonly name: string };
 
 /** What of a packet stands for each dimension of a set. */
@@ -55,40 +60,31 @@ export type PacketPart =
   | { readonly kind: 'interface'; readonly name: string };
 
 /**
- * Says whether a packet is a member of a set: true, false, or null where that cannot be told (a part that the packet
- * does not have, or a set of sets that is not there). `parts` holds one part for each dimension; for list:set those of
- * the longest of its sets (net/netfilter/ipset/ip_set_core.c, ip_set_test; ip_set_list_set.c). Of the entries that hold
- * a packet the one with the longest prefix decides, an exception against it.
+ * Says whether a packet is a member of a set that is no list of sets (net/netfilter/ipset/ip_set_core.c, ip_set_test). `parts` holds one
+ * part for each dimension. Of the entries that hold a packet the one with the longest prefix decides, an exception against it; with
+ * `wantsException` the other way round (--return-nomatch).
  */
-export function isMember(set: AddressSet, parts: readonly PacketPart[], sets: AddressSets['sets']): boolean | null {
-  if (set.type === 'list:set') {
-    let result: boolean | null = false;
-    for (const entry of set.entries) {
-      const part = entry.parts[0];
-      const inner = part?.kind === 'set' ? sets.get(part.name) : undefined;
-      const found = inner === undefined || inner.type === 'list:set' ? null : isMember(inner, parts, sets);
-      if (found === true) {
-        return true;
-      }
-      if (found === null) {
-        result = null;
-      }
-    }
-    return result;
-  }
-  if (parts.length < set.dimensions.length) {
-    return null;
-  }
+export function isMember(set: Pick<AddressSet, 'entries' | 'type'>, parts: readonly PacketPart[], wantsException = false): boolean {
   let best: { readonly length: number; readonly isException: boolean } | undefined;
+  // Of networks with interfaces only the longest that holds the address is asked for its interfaces (ip_set_hash_netiface.c, mtype_test_cidrs).
+  const decisive = set.type === 'hash:net,iface' ? longestNetwork(set.entries, parts[0]) : null;
   for (const entry of set.entries) {
-    if (entry.parts.every((part, index) => fits(part, parts[index]))) {
-      const length = entry.parts.reduce((sum, part) => sum + (part.kind === 'prefix' ? part.prefix.prefixLength : 0), 0);
+    if ((decisive === null || lengthOf(entry.parts[0]) === decisive) && entry.parts.every((part, index) => fits(part, parts[index]))) {
+      const length = entry.parts.reduce((sum, part) => sum + lengthOf(part), 0);
       if (best === undefined || length > best.length) {
         best = { length, isException: entry.isException };
       }
     }
   }
-  return best !== undefined && !best.isException;
+  return best?.isException === wantsException;
+}
+
+function lengthOf(part: SetPart | undefined): number {
+  return part?.kind === 'prefix' ? part.prefix.prefixLength : 0;
+}
+
+function longestNetwork(entries: readonly SetEntry[], address: PacketPart | undefined): number {
+  return entries.reduce((longest, { parts: [part] }) => (part !== undefined && lengthOf(part) > longest && fits(part, address) ? lengthOf(part) : longest), 0);
 }
 
 function fits(part: SetPart, packet: PacketPart | undefined): boolean {
@@ -104,7 +100,7 @@ function fits(part: SetPart, packet: PacketPart | undefined): boolean {
     case 'mark':
       return packet?.kind === 'mark' && packet.mark === part.mark;
     case 'interface':
-      return packet?.kind === 'interface' && packet.name === part.name;
+      return packet?.kind === 'interface' && (part.isWildcard === true ? packet.name.startsWith(part.name) : packet.name === part.name);
     case 'set':
       return false;
   }

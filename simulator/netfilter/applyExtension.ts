@@ -3,7 +3,7 @@ import type { TargetEffect } from './applyTarget.ts';
 import { applyNotrack, end, noted } from './applyTarget.ts';
 import type { MatchEnvironment } from './matchEnvironment.ts';
 import type { ConnectionView, Packet } from './packet.ts';
-import { TCP_FLAG_BITS } from './packet.ts';
+import { TCP_FLAG_BITS, TCP_OPTION_LENGTHS } from './packet.ts';
 import { PROTOCOL } from './protocolNumbers.ts';
 import type { ExtensionOption, Target } from './ruleSet.ts';
 
@@ -24,9 +24,9 @@ export function applyExtension(target: ExtensionTarget, text: string, packet: Pa
     case 'ECN':
       return removeEcn(target, text, packet);
     case 'TCPMSS':
-      return changeMss(target, packet);
+      return changeMss(target, text, packet, environment);
     case 'TCPOPTSTRIP':
-      return noted(target.name, null);
+      return stripOptions(target, text, packet);
     case 'CT':
       return applyConntrack(target, text, packet);
     case 'NETMAP':
@@ -36,7 +36,7 @@ export function applyExtension(target: ExtensionTarget, text: string, packet: Pa
     case 'QUEUE':
       return unknown(`the program that reads the queue of '${text}'`, text);
     case 'SET':
-      return changeSets(target, environment);
+      return changeSets(target, packet, environment);
     default:
       return NOTING.has(target.name) ? noted(target.name, null) : unknown(`what '${text}' does`, text);
   }
@@ -46,18 +46,17 @@ function unknown(dependsOn: string, text: string): TargetEffect {
   return end({ kind: 'unknown', dependsOn }, { kind: 'unknown', dependsOn: text }, `It depends on ${dependsOn}.`);
 }
 
-/** What says in the state of a namespace that a rule has changed a set. */
-export function changedSetKey(name: string): string {
-  return `changed set ${name}`;
-}
-
-/** net/netfilter/xt_set.c: what a set has after it is not modelled. */
-function changeSets({ options }: ExtensionTarget, environment: MatchEnvironment): TargetEffect {
-  const names = options.flatMap(({ value }) => (value.type === 'set' ? [value.name] : []));
-  for (const name of names) {
-    environment.state.set(changedSetKey(name), true);
+/** net/netfilter/xt_set.c, set_target_v3. */
+function changeSets({ options }: ExtensionTarget, packet: Packet, environment: MatchEnvironment): TargetEffect {
+  const overwrites = options.some(({ name }) => name === 'exist');
+  const names: string[] = [];
+  for (const { name, value } of options) {
+    if (value.type === 'set' && (name === 'add-set' || name === 'del-set')) {
+      environment.changeSet(value.name, packet, value.directions, name === 'add-set' ? 'add' : 'remove', overwrites);
+      names.push(value.name);
+    }
   }
-  return noted('SET', `the set ${names.join(', ')} may change`);
+  return noted('SET', names.length === 0 ? null : `the set ${names.join(', ')} may change`);
 }
 
 /** net/netfilter/xt_HL.c. */
@@ -94,14 +93,45 @@ function removeEcn({ options }: ExtensionTarget, text: string, packet: Packet): 
   return noted('ECN', 'the packet offers no ECN any more');
 }
 
-/** net/netfilter/xt_TCPMSS.c: never greater than it was; what the path's MTU allows is not modelled. */
-function changeMss({ options }: ExtensionTarget, packet: Packet): TargetEffect {
-  const wanted = numberOf(options, 'set-mss');
-  if (wanted === undefined || (packet.tcpFlags & TCP_FLAG_BITS.SYN) === 0 || (packet.mss !== null && packet.mss <= wanted)) {
+/** The headers of IP and of TCP without options, and what a segment has where nothing is told (TCP_MIN_MSS; RFC 9293, 3.7.1). */
+const TCP_HEADERS = { ipv4: { bytes: 40, untold: 536 }, ipv6: { bytes: 60, untold: 1220 } } as const;
+const GREATEST_SEGMENT = 2;
+
+/** net/netfilter/xt_TCPMSS.c, tcpmss_mangle_packet: never greater than it was; a SYN without the option gets one, unless it carries data. */
+function changeMss({ options }: ExtensionTarget, text: string, packet: Packet, environment: MatchEnvironment): TargetEffect {
+  const { bytes, untold } = TCP_HEADERS[packet.isIpv4 ? 'ipv4' : 'ipv6'];
+  const isClamped = options.some(({ name }) => name === 'clamp-mss-to-pmtu');
+  const mtu = isClamped ? environment.pathMtu(packet) : null;
+  const wanted = isClamped ? (mtu === null ? undefined : mtu - bytes) : numberOf(options, 'set-mss');
+  if (wanted === undefined) {
+    return unknown(`what '${text}' does`, text);
+  }
+  if (packet.fragmentOffset > 0 || (packet.tcpFlags & TCP_FLAG_BITS.SYN) === 0 || wanted <= 0 || (packet.mss === null ? packet.payload > 0 : packet.mss <= wanted)) {
     return noted('TCPMSS', null);
   }
-  packet.mss = wanted;
-  return noted('TCPMSS', `the segments may have ${wanted} bytes`);
+  if (packet.mss === null) {
+    packet.tcpOptions = [GREATEST_SEGMENT, ...packet.tcpOptions];
+  }
+  packet.mss = packet.mss === null ? Math.min(wanted, untold) : wanted;
+  return noted('TCPMSS', `the segments may have ${packet.mss} bytes`);
+}
+
+const NO_OPERATION = 1;
+
+/** net/netfilter/xt_TCPOPTSTRIP.c: options become as many bytes of no operation. */
+function stripOptions({ options }: ExtensionTarget, text: string, packet: Packet): TargetEffect {
+  const value = options.find(({ name }) => name === 'strip-options')?.value;
+  if (value?.type !== 'numbers') {
+    return unknown(`what '${text}' does`, text);
+  }
+  const stripped = value.numbers;
+  const found = packet.tcpOptions.filter((option) => stripped.includes(option));
+  if (packet.protocol !== PROTOCOL.tcp || found.length === 0) {
+    return noted('TCPOPTSTRIP', null);
+  }
+  packet.tcpOptions = packet.tcpOptions.flatMap((option) => (stripped.includes(option) ? Array.from({ length: TCP_OPTION_LENGTHS[option] ?? 2 }, () => NO_OPERATION) : [option]));
+  packet.mss = found.includes(GREATEST_SEGMENT) ? null : packet.mss;
+  return noted('TCPOPTSTRIP', `the TCP options ${found.join(', ')} are gone`);
 }
 
 /** net/netfilter/xt_CT.c: what has a connection already keeps it. */

@@ -41,7 +41,7 @@ interface Walk {
 function environment(): MatchEnvironment & { now: number } {
   return {
     hook: 'FORWARD', now: 1000, state: new MatchState(), addressType: () => null, reversePath: () => null, findSocket: () => undefined, assignSocket: () => null, connectionId: () => null,
-    isConnectionOpen: () => false, readsMarks: () => true, assume: () => undefined, testSet: () => null,
+    isConnectionOpen: () => false, readsMarks: () => true, assume: () => undefined, testSet: () => null, changeSet: () => undefined, pathMtu: () => null,
   };
 }
 

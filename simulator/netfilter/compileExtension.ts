@@ -1,7 +1,9 @@
 import { Address, prefixTest } from './address.ts';
 import type { CompiledMatch, MatchResult } from './compileMatch.ts';
 import { FAILED, MATCHED, UNKNOWN } from './compileMatch.ts';
+import { EXTENSION_HEADER_MODULES } from './extensionHeaderMatches.ts';
 import type { MatchEnvironment } from './matchEnvironment.ts';
+import type { NamedLists } from './namedLists.ts';
 import type { Packet } from './packet.ts';
 import { TCP_FLAG_BITS, isIcmpError } from './packet.ts';
 import { PROTOCOL, hasPorts } from './protocolNumbers.ts';
@@ -20,13 +22,13 @@ interface Described {
 }
 
 export type ExtensionMatch = Extract<Match, { kind: 'extension' }>;
-/** Makes the test of a module of its options; undefined where it is not modelled. `siblings` are all matches of the rule. */
-export type ModuleCompiler = (match: ExtensionMatch, siblings: readonly Match[]) => Described | undefined;
+/** Makes the test of a module of its options; undefined where it is not modelled. `siblings` are all matches of the rule; `lists` says which rules made the lists that it names. */
+export type ModuleCompiler = (match: ExtensionMatch, siblings: readonly Match[], lists?: NamedLists) => Described | undefined;
 
 /** Makes a match of another module of iptables ready. What is not modelled compares to unknown. */
-export function compileExtension(match: ExtensionMatch, siblings: readonly Match[]): CompiledMatch {
+export function compileExtension(match: ExtensionMatch, siblings: readonly Match[], lists?: NamedLists): CompiledMatch {
   const compile = Object.hasOwn(MODULES, match.module) ? MODULES[match.module] : Object.hasOwn(STATEFUL_MODULES, match.module) ? STATEFUL_MODULES[match.module] : undefined;
-  const described = compile?.(match, siblings);
+  const described = compile?.(match, siblings, lists);
   const wanted = match.options.map(writeOption).join(' ');
   if (described === undefined) {
     return { match, what: `match ${match.module}`, wanted, test: () => UNKNOWN, actual: () => 'not modelled', isStateful: false };
@@ -151,9 +153,6 @@ function portsModule(protocol: number): ModuleCompiler {
   return only(isProtocol(protocol), everyOption('ports', { sport: (one) => (packet) => inRange(one, packet.sourcePort), dport: (one) => (packet) => inRange(one, packet.destinationPort) }, (packet) => `${packet.sourcePort} to ${packet.destinationPort}`));
 }
 
-/** What a packet without an IPv6 extension header does not have (net/ipv6/netfilter/ip6t_frag.c and its like): false, negated or not. */
-const absentHeader: ModuleCompiler = (match) => ({ what: `IPv6 header ${match.module}`, test: (packet) => (packet.fragmentOffset === 0 && !packet.moreFragments ? FAILED : UNKNOWN), actual: () => 'none' });
-
 /** `-m conntrack` beyond the state (net/netfilter/xt_conntrack.c): without a connection only a state can match. */
 const connectionModule: ModuleCompiler = (match, siblings) => {
   const hasState = siblings.some((sibling) => sibling.kind === 'connectionState' && sibling.module === 'conntrack');
@@ -264,17 +263,14 @@ const MODULES: Readonly<Record<string, ModuleCompiler>> = {
   nfacct: () => ({ what: 'accounting', test: () => MATCHED }),
   physdev: bridgePort,
   cgroup: unixCgroup,
-  frag: absentHeader,
-  rt: absentHeader,
-  hbh: absentHeader,
-  dst: absentHeader,
-  srh: absentHeader,
+  ...EXTENSION_HEADER_MODULES,
   set: (match) => {
     const set = option(match, 'match-set');
     const { value } = set ?? {};
     if (set === undefined || value?.type !== 'set' || match.options.some(({ name }) => name.startsWith('packets-') || name.startsWith('bytes-'))) {
       return undefined;
     }
-    return { what: `set ${value.name}`, test: (packet, environment) => decide(environment.testSet(value.name, packet, value.directions), set.negated), actual: (packet) => value.directions.map((direction) => packet[direction === 'src' ? 'source' : 'destination'].text).join(',') };
+    const wantsException = option(match, 'return-nomatch') !== undefined;
+    return { what: `set ${value.name}`, test: (packet, environment) => decide(environment.testSet(value.name, packet, value.directions, wantsException), set.negated), actual: (packet) => value.directions.map((direction) => packet[direction === 'src' ? 'source' : 'destination'].text).join(',') };
   },
 };

@@ -1,6 +1,7 @@
 import { prefixTest } from './address.ts';
 import { compileExtension } from './compileExtension.ts';
 import type { MatchEnvironment } from './matchEnvironment.ts';
+import type { NamedLists } from './namedLists.ts';
 import type { Packet } from './packet.ts';
 import { TCP_FLAG_BITS, writeTcpFlags } from './packet.ts';
 import { PROTOCOL, hasPorts, protocolName, protocolNumber } from './protocolNumbers.ts';
@@ -29,8 +30,8 @@ export interface CompiledMatch {
 type Test = CompiledMatch['test'];
 type Actual = CompiledMatch['actual'];
 
-/** Makes a match ready. Gives null for what compares nothing: a comment, the name of a module. `siblings` are all matches of its rule: some change what others mean. */
-export function compileMatch(match: Match, siblings: readonly Match[]): CompiledMatch | null {
+/** Makes a match ready. Gives null for what compares nothing: a comment, the name of a module. `siblings` are all matches of its rule: some change what others mean. `lists` says which rules made the lists that it names. */
+export function compileMatch(match: Match, siblings: readonly Match[], lists?: NamedLists): CompiledMatch | null {
   switch (match.kind) {
     case 'comment':
     case 'module':
@@ -38,11 +39,11 @@ export function compileMatch(match: Match, siblings: readonly Match[]): Compiled
     case 'addressTypeInterface':
       return null;
     default:
-      return compileComparing(match, siblings);
+      return compileComparing(match, siblings, lists);
   }
 }
 
-function compileComparing(match: Exclude<Match, { kind: 'comment' | 'module' | 'supplementaryGroups' | 'addressTypeInterface' }>, siblings: readonly Match[]): CompiledMatch {
+function compileComparing(match: Exclude<Match, { kind: 'comment' | 'module' | 'supplementaryGroups' | 'addressTypeInterface' }>, siblings: readonly Match[], lists: NamedLists | undefined): CompiledMatch {
   switch (match.kind) {
     case 'source':
     case 'destination': {
@@ -113,7 +114,7 @@ function compileComparing(match: Exclude<Match, { kind: 'comment' | 'module' | '
       return compiled(match, 'TCP options', (packet) => (isTransport(packet, PROTOCOL.tcp) ? (packet.tcpOptions.includes(option) ? yes : no) : FAILED), (packet) => packet.tcpOptions.join(',') || 'none');
     }
     case 'extension':
-      return compileExtension(match, siblings);
+      return compileExtension(match, siblings, lists);
     case 'unknown':
       return {
         match, what: match.module === '' ? 'an option that is not modelled' : `match ${match.module}`, wanted: match.words.join(' '),
@@ -178,7 +179,8 @@ function compileAddressType(match: Extract<Match, { kind: 'addressType' }>, sibl
   const [yes, no] = results(match.negated);
   const limit = siblings.find((sibling) => sibling.kind === 'addressTypeInterface');
   const deviceOf = (packet: Packet): string | null => (limit === undefined ? null : packet[limit.which === 'in' ? 'inInterface' : 'outInterface']);
-  const looksUp = types.some((type) => type === 'LOCAL' || type === 'ANYCAST' || type === 'UNREACHABLE');
+  // PROHIBIT is asked for as well, and is what no lookup gives (match_lookup_rt6).
+  const lookedUp = types.filter((type) => type === 'LOCAL' || type === 'ANYCAST' || type === 'UNREACHABLE' || type === 'PROHIBIT');
   const test: Test = (packet, environment) => {
     const address = packet[which];
     if (!address.isIpv4) {
@@ -187,12 +189,12 @@ function compileAddressType(match: Extract<Match, { kind: 'addressType' }>, sibl
       if ((types.includes('MULTICAST') && !isMulticast) || (types.includes('UNICAST') && (isMulticast || isAny)) || (types.includes('UNSPEC') && !isAny)) {
         return no;
       }
-      if (!looksUp) {
+      if (lookedUp.length === 0) {
         return yes;
       }
     }
     const type = environment.addressType(address, deviceOf(packet));
-    return type === null ? UNKNOWN : types.includes(type) ? yes : no;
+    return type === null ? UNKNOWN : (address.isIpv4 ? types : lookedUp).includes(type) ? yes : no;
   };
   return compiled(match, `type of the ${which} address`, test, (packet, environment) => environment.addressType(packet[which], deviceOf(packet)) ?? 'not known');
 }

@@ -2,6 +2,7 @@ import type { Hook } from '../../agent/protocol/trace.ts';
 import { ChainIndex, LEAST_INDEXED_RULES } from './chainIndex.ts';
 import type { CompiledMatch } from './compileMatch.ts';
 import { compileMatch } from './compileMatch.ts';
+import type { NamedLists } from './namedLists.ts';
 import type { Chain, Rule, Table, Target } from './ruleSet.ts';
 import { BUILT_IN_CHAINS } from './ruleSet.ts';
 import { writeTarget } from './writeRuleSet.ts';
@@ -44,13 +45,13 @@ interface OpenRule extends CompiledRule {
 
 /**
  * Makes a table ready for traversing, once for many packets. With `indexed` false, chains are always walked from rule to
- * rule, as the kernel's own tables are.
+ * rule, as the kernel's own tables are. `lists` says which rules made the lists that rules of this table name.
  */
-export function compileTable(table: Table, { indexed = true }: { readonly indexed?: boolean } = {}): CompiledTable {
+export function compileTable(table: Table, { indexed = true, lists }: { readonly indexed?: boolean; readonly lists?: NamedLists } = {}): CompiledTable {
   const all: OpenRule[] = [];
   const chains = new Map<string, CompiledChain>();
   for (const chain of table.chains.values()) {
-    const rules = chain.rules.map((rule, index): OpenRule => compileRule(rule, index, all.length + index));
+    const rules = chain.rules.map((rule, index): OpenRule => compileRule(rule, index, all.length + index, lists));
     all.push(...rules);
     chains.set(chain.name, { name: chain.name, policy: policyOf(table, chain), rules, index: indexed && rules.length >= LEAST_INDEXED_RULES ? new ChainIndex(rules) : null });
   }
@@ -67,8 +68,8 @@ export function compileTable(table: Table, { indexed = true }: { readonly indexe
   return { table, bases, rules: all };
 }
 
-function compileRule(rule: Rule, index: number, id: number): OpenRule {
-  const matches = rule.matches.map((match) => compileMatch(match, rule.matches)).filter((match) => match !== null);
+function compileRule(rule: Rule, index: number, id: number, lists: NamedLists | undefined): OpenRule {
+  const matches = rule.matches.map((match) => compileMatch(match, rule.matches, lists)).filter((match) => match !== null);
   return { rule, position: index + 1, id, matches, target: rule.target, targetText: writeTarget(rule.target).join(' ').replace(/^-[jg] /, ''), next: undefined };
 }
 

@@ -27,10 +27,14 @@ export interface MatchEnvironment {
   readonly isConnectionOpen: (id: string) => boolean;
   /** Whether anything here asks for the mark of such a packet, or of its connection. */
   readonly readsMarks: (packet: Packet) => boolean;
+  /** The least of the MTUs of the devices that a packet leaves by and that its answers would leave by, for TCPMSS; null where that is not known. */
+  readonly pathMtu: (packet: Packet) => Known<number>;
   /** Notes what is taken to be so without being known: a sentence. */
   readonly assume: (sentence: string) => void;
   /** Whether an IP set of the namespace has what is asked; null where the set is not known. */
-  readonly testSet: (name: string, packet: Packet, directions: readonly ('src' | 'dst')[]) => Known<boolean>;
+  readonly testSet: (name: string, packet: Packet, directions: readonly ('src' | 'dst')[], wantsException: boolean) => Known<boolean>;
+  /** Puts what a packet has into an IP set, or takes it out (target SET). */
+  readonly changeSet: (name: string, packet: Packet, directions: readonly ('src' | 'dst')[], action: 'add' | 'remove', overwrites: boolean) => void;
 }
 
 /** What `-m socket` asks of a socket. */

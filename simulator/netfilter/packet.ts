@@ -309,7 +309,7 @@ function describeTransport(packet: Packet): TransportDraft {
 }
 
 /** The lengths of TCP options by number (IANA); one that is not known takes two bytes. */
-const TCP_OPTION_LENGTHS: Readonly<Record<number, number>> = { 0: 1, 1: 1, 2: 4, 3: 3, 4: 2, 5: 10, 8: 10 };
+export const TCP_OPTION_LENGTHS: Readonly<Record<number, number>> = { 0: 1, 1: 1, 2: 4, 3: 3, 4: 2, 5: 10, 8: 10, 19: 18 };
 
 function transportHeaderLength(packet: Packet): number {
   switch (packet.protocol) {

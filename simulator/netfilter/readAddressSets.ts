@@ -1,4 +1,5 @@
 import type { AddressSet, AddressSets, SetDimension, SetEntry, SetPart, SetProblem } from './addressSet.ts';
+import { maskAddress } from './addressPrefix.ts';
 import { ipv4Number } from './addressSet.ts';
 import { parseRuleAddress, parseRulePrefix } from './iptablesAddress.ts';
 import { ICMP_TYPES, ICMPV6_TYPES } from './icmpTypes.ts';
@@ -125,25 +126,36 @@ class SetReader {
       throw new SyntaxProblem(name, 'This set cannot be kept.', `at most ${MAX_SETS} sets with names of 1 to ${MAX_NAME} characters`);
     }
     let family: AddressFamily = 'ipv4';
+    let netmask: number | undefined;
+    let range: string | undefined;
     for (let word = reader.peek(); word !== undefined; word = reader.peek()) {
       reader.take('an option');
       if (word.text === 'family') {
         const value = reader.take('inet or inet6');
         family = value.text === 'inet6' || value.text === '-6' ? 'ipv6' : value.text === 'inet' ? 'ipv4' : rejectWord(value, 'inet or inet6');
+      } else if (word.text === 'netmask') {
+        const value = reader.take('the length of a prefix');
+        netmask = parseNumber(value.text, family === 'ipv4' ? 32 : 128) ?? rejectWord(value, 'the length of a prefix');
+      } else if (word.text === 'range') {
+        range = reader.take('a range').text;
       } else {
         takeOption(word, reader);
       }
     }
-    this.#sets.set(name.text, { name: name.text, type: type.text, dimensions, family, entries: [] });
+    const set: OpenSet = { name: name.text, type: type.text, dimensions, family, entries: [], ...(netmask === undefined ? {} : { netmask }) };
+    const bounds = range === undefined || !type.text.startsWith('bitmap:') ? undefined : readParts(range, dimensions[0] ?? 'ip', set);
+    this.#sets.set(name.text, bounds === undefined ? set : { ...set, bounds });
   }
 
   #add(set: OpenSet, reader: WordReader): void {
     const word = reader.take('an entry');
     const entries = readEntry(word, set);
     let isException = false;
+    let isWildcard = false;
     for (let option = reader.peek(); option !== undefined; option = reader.peek()) {
       reader.take('an option');
       isException ||= option.text === 'nomatch';
+      isWildcard ||= option.text === 'wildcard';
       takeOption(option, reader, true);
     }
     this.#entries += entries.length;
@@ -151,7 +163,7 @@ class SetReader {
       throw new SyntaxProblem(word, 'There are more entries than are kept.', `at most ${MAX_SET_ENTRIES} entries`);
     }
     for (const parts of entries) {
-      set.entries.push({ parts, isException });
+      set.entries.push({ parts: isWildcard ? parts.map((part) => (part.kind === 'interface' ? { ...part, isWildcard } : part)) : parts, isException });
     }
   }
 
@@ -221,7 +233,7 @@ function readParts(text: string, dimension: SetDimension, set: AddressSet): read
   switch (dimension) {
     case 'ip':
     case 'net':
-      return readAddress(text, set.family);
+      return readAddress(text, set);
     case 'port':
       return readPorts(text, set);
     case 'mac':
@@ -240,11 +252,11 @@ function readParts(text: string, dimension: SetDimension, set: AddressSet): read
   }
 }
 
-function readAddress(text: string, family: AddressFamily): readonly SetPart[] | undefined {
+function readAddress(text: string, { family, netmask }: AddressSet): readonly SetPart[] | undefined {
   const dash = text.indexOf('-');
   if (dash < 0) {
     const prefix = parseRulePrefix(text, family);
-    return prefix?.mask !== undefined || prefix === undefined ? undefined : [{ kind: 'prefix', prefix }];
+    return prefix?.mask !== undefined || prefix === undefined ? undefined : [{ kind: 'prefix', prefix: netmask === undefined || prefix.prefixLength <= netmask ? prefix : { address: maskAddress(prefix.address, netmask), prefixLength: netmask } }];
   }
   const first = parseRuleAddress(text.slice(0, dash), family);
   const last = parseRuleAddress(text.slice(dash + 1), family);

@@ -5,6 +5,8 @@ import { FAILED, MATCHED, UNKNOWN } from './compileMatch.ts';
 import type { MatchResult } from './compileMatch.ts';
 import type { MatchEnvironment } from './matchEnvironment.ts';
 import { POISONED } from './matchState.ts';
+import type { NamedLists } from './namedLists.ts';
+import { makerOf } from './namedLists.ts';
 import type { Packet } from './packet.ts';
 
 /** XT_LIMIT_SCALE: rates are periods in ten-thousandths of a second. */
@@ -28,7 +30,7 @@ interface Bucket {
 }
 
 /** A token bucket (net/netfilter/xt_limit.c, limit_mt; xt_hashlimit.c): full at the beginning, it refills with time. */
-function takeToken(environment: MatchEnvironment, key: string, cost: number, burst: number): boolean | null {
+function takeToken(environment: MatchEnvironment, key: string, cost: number, most: number): boolean | null {
   const { now, state } = environment;
   const known = state.get(key);
   if (known === POISONED) {
@@ -37,15 +39,33 @@ function takeToken(environment: MatchEnvironment, key: string, cost: number, bur
   if (known === undefined) {
     environment.assume('Limits of rates begin full.');
   }
-  const bucket = (known as Bucket | undefined) ?? { credit: cost * burst, at: now };
-  const credit = Math.min(cost * burst, bucket.credit + Math.max(0, now - bucket.at));
+  const bucket = (known as Bucket | undefined) ?? { credit: most, at: now };
+  const credit = Math.min(most, bucket.credit + Math.max(0, now - bucket.at));
   // Sums of fractions of seconds are not exact; the kernel counts in whole jiffies.
   const taken = credit + 1e-9 >= cost;
   state.set(key, { credit: taken ? credit - cost : credit, at: now } satisfies Bucket);
   return taken;
 }
 
-const limit: ModuleCompiler = (match) => {
+/** Parts of a second in which xt_limit counts, by the tick rates that kernels are built with (CREDITS_PER_JIFFY times HZ). */
+const LIMIT_CREDITS: readonly number[] = [100 * 256, 250 * 128, 300 * 128, 1000 * 32];
+
+/**
+ * The most seconds that a limit saves: the kernel keeps them in 32 bits, and what does not fit wraps round (net/netfilter/xt_limit.c,
+ * limit_mt_check). Rules of iptables-nft are counted in 64 bits (nft_limit.c). Null where it depends on the tick rate of the kernel.
+ */
+function mostSaved(cost: number, burst: number, lists: NamedLists | undefined): number | null {
+  if (lists?.backend !== 'legacy') {
+    return cost * burst;
+  }
+  const saved = LIMIT_CREDITS.map((credits) => ({ most: ((cost * burst * credits) % 0x1_0000_0000) / credits, isWrapped: cost * burst * credits >= 0x1_0000_0000 }));
+  // A limit that would save less than one packet costs is refused.
+  const possible = saved.filter(({ most }) => most >= cost);
+  const [first] = possible;
+  return possible.every(({ isWrapped }) => !isWrapped) || new Set(possible.map(({ most }) => Math.floor(most / cost))).size === 1 ? (first?.most ?? null) : null;
+}
+
+const limit: ModuleCompiler = (match, _, lists) => {
   const rate = option(match, 'limit')?.value;
   if (rate?.type !== 'rate') {
     return undefined;
@@ -53,14 +73,16 @@ const limit: ModuleCompiler = (match) => {
   const key = nextInstance('limit');
   const cost = rate.period / LIMIT_SCALE;
   const burst = numberOf(match, 'limit-burst') ?? DEFAULT_BURST;
-  return { what: 'within the limit', isStateful: true, test: (_, environment) => decide(takeToken(environment, key, cost, burst), false) };
+  const most = mostSaved(cost, burst, lists);
+  return { what: 'within the limit', isStateful: true, test: (__, environment) => (most === null ? UNKNOWN : decide(takeToken(environment, key, cost, most), false)) };
 };
 
-const hashLimit: ModuleCompiler = (match) => {
-  const upto = option(match, 'hashlimit-upto');
-  const rate = (upto ?? option(match, 'hashlimit-above'))?.value;
+const hashLimit: ModuleCompiler = (own, _, lists) => {
+  const match = makerOf(lists, own);
+  const upto = option(own, 'hashlimit-upto');
+  const rate = (option(match, 'hashlimit-upto') ?? option(match, 'hashlimit-above'))?.value;
   const name = option(match, 'hashlimit-name')?.text ?? '';
-  if (rate?.type !== 'rate' || option(match, 'hashlimit-rate-match') !== undefined) {
+  if (rate?.type !== 'rate' || [own, match].some((one) => option(one, 'hashlimit-rate-match') !== undefined)) {
     return undefined;
   }
   const modes = option(match, 'hashlimit-mode')?.value;
@@ -84,7 +106,7 @@ const hashLimit: ModuleCompiler = (match) => {
   return {
     what: `within the limit ${name}`, isStateful: true, actual: keyOf,
     // Rules of one name share their table (xt_hashlimit.c, htable_find_get).
-    test: (packet, environment) => decide(takeToken(environment, `hashlimit ${name} ${keyOf(packet)}`, cost, burst), upto === undefined),
+    test: (packet, environment) => decide(takeToken(environment, `hashlimit ${name} ${keyOf(packet)}`, cost, cost * burst), upto === undefined),
   };
 };
 
@@ -95,10 +117,10 @@ interface Seen {
 }
 
 /** net/netfilter/xt_recent.c, recent_mt. */
-const recent: ModuleCompiler = (match) => {
+const recent: ModuleCompiler = (match, _, lists) => {
   const name = option(match, 'name')?.text ?? 'DEFAULT';
   const side = option(match, 'rdest') === undefined ? 'source' : 'destination';
-  const maskText = option(match, 'mask')?.value;
+  const maskText = option(makerOf(lists, match), 'mask')?.value;
   const mask = maskText?.type === 'addresses' ? networkMask({ address: maskText.first, prefixLength: 0, mask: maskText.first }) : maskWords(128);
   const action = (['set', 'rcheck', 'update', 'remove'] as const).find((one) => option(match, one) !== undefined);
   if (action === undefined) {
@@ -159,8 +181,13 @@ function decideRecent(action: 'set' | 'rcheck' | 'update' | 'remove', found: See
   return result ? MATCHED : FAILED;
 }
 
-/** net/netfilter/xt_statistic.c: of every N packets one matches; which random ones do is not known. */
+/** net/netfilter/xt_statistic.c: of every N packets one matches; which random ones do is not known, but for none and for all. */
 const statistic: ModuleCompiler = (match) => {
+  const probability = option(match, 'probability');
+  if (probability !== undefined) {
+    const value = probability.value.type === 'number' ? probability.value.value : undefined;
+    return value === 0 || value === 1 ? { what: 'chance', test: () => decide(value === 1, probability.negated) } : undefined;
+  }
   const every = option(match, 'every');
   const count = numberOf(match, 'every');
   const packetNumber = numberOf(match, 'packet') ?? 0;
@@ -211,7 +238,21 @@ const quota: ModuleCompiler = (match) => {
   };
 };
 
-/** net/netfilter/xt_connlimit.c: counts the connections that this rule has seen and that are still open. */
+/** A connection that connlimit has counted. */
+interface Counted {
+  readonly id: string;
+  readonly at: number;
+  /** False where kernels differ on whether they count it: they have learnt not to count one that they know already. */
+  readonly isCertain: boolean;
+}
+
+/** Longer than the two ticks that a kernel keeps what is not in its table. */
+const SECONDS_KEPT = 1;
+
+/**
+ * net/netfilter/xt_connlimit.c, nf_conncount.c: counts the connections that this rule has seen and that are still open. Those that have ended, or
+ * never came into the table, stay for two ticks, and are looked at once a tick only: for so long the count has a least and a greatest value.
+ */
 const connectionLimit: ModuleCompiler = (match) => {
   const above = numberOf(match, 'connlimit-above');
   const most = above ?? numberOf(match, 'connlimit-upto');
@@ -224,19 +265,23 @@ const connectionLimit: ModuleCompiler = (match) => {
   return {
     what: 'connections of the same address', isStateful: true,
     test: (packet, environment) => {
-      const id = environment.connectionId(packet);
-      if (id === null) {
-        return UNKNOWN;
-      }
+      const { now, state } = environment;
       const name = `${key} ${maskedText(packet[side], mask)}`;
-      const known = environment.state.get(name);
+      const known = state.get(name);
       if (known === POISONED) {
         return UNKNOWN;
       }
       environment.assume('The connlimit match has counted no connection that was open before.');
-      const open = ((known as readonly string[] | undefined) ?? []).filter((other) => other !== id && environment.isConnectionOpen(other));
-      environment.state.set(name, [...open, id]);
-      return decide(open.length + 1 > most, above === undefined);
+      const id = environment.connectionId(packet) ?? `untracked ${packet.source.text} ${packet.sourcePort} ${packet.destination.text} ${packet.destinationPort} ${packet.protocol} ${packet.icmpId}`;
+      const isOpen = (counted: Counted): boolean => !counted.id.startsWith('untracked ') && environment.isConnectionOpen(counted.id);
+      const kept = ((known as readonly Counted[] | undefined) ?? []).filter((counted) => counted.at > now - SECONDS_KEPT || isOpen(counted));
+      const isKnown = packet.tracking?.connection.confirmed === true;
+      const isCounted = kept.some((counted) => counted.id === id);
+      const certain = kept.filter((counted) => counted.isCertain && counted.id !== id && isOpen(counted)).length;
+      const least = certain + (isKnown && !kept.some((counted) => counted.isCertain && counted.id === id) ? 0 : 1);
+      const greatest = kept.length + (isKnown && isCounted ? 0 : 1);
+      state.set(name, isKnown && isCounted ? kept : [...kept, { id, at: now, isCertain: !isKnown && !isCounted }] satisfies readonly Counted[]);
+      return least > most === greatest > most ? decide(least > most, above === undefined) : UNKNOWN;
     },
   };
 };
@@ -295,7 +340,7 @@ const time: ModuleCompiler = (match) => {
 };
 
 /** Modules that remember, or ask what time it is. */
-export const STATEFUL_MODULES: Readonly<Record<string, (match: ExtensionMatch, siblings: Parameters<ModuleCompiler>[1]) => ReturnType<ModuleCompiler>>> = {
+export const STATEFUL_MODULES: Readonly<Record<string, (match: ExtensionMatch, siblings: Parameters<ModuleCompiler>[1], lists?: NamedLists) => ReturnType<ModuleCompiler>>> = {
   limit, hashlimit: hashLimit, recent, statistic, quota, connlimit: connectionLimit, connbytes: connectionBytes, time,
 };
 

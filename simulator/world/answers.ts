@@ -3,7 +3,7 @@ import { Packet, TCP_FLAG_BITS, isIcmpError } from '../netfilter/packet.ts';
 import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
 import type { WorldPacket } from './hooks.ts';
 import type { RouteDecision } from './routing.ts';
-import { findOutputRoute, findRoute, findStrictRoute, selectDeviceAddress, selectSource } from './routing.ts';
+import { findOutputRoute, findRoute, findStrictRoute, greatestSegment, selectDeviceAddress, selectSource } from './routing.ts';
 import type { OpenSocket } from './sockets.ts';
 import { KERNEL_SOCKET } from './sockets.ts';
 import type { WorldNamespace } from './world.ts';
@@ -108,10 +108,11 @@ function completeAnswer(namespace: WorldNamespace, packet: WorldPacket, answer: 
   answer.tcpFlags = flags;
   // A SYN-ACK takes what the SYN offered, and always tells its own greatest segment (net/ipv4/tcp_output.c, tcp_synack_options).
   answer.tcpOptions = (flags & TCP_FLAG_BITS.SYN) === 0 ? [] : [...new Set([GREATEST_SEGMENT, ...packet.tcpOptions])];
-  answer.mss = (flags & TCP_FLAG_BITS.SYN) === 0 ? null : packet.mss;
   answer.socket = owner ?? KERNEL_SOCKET;
   answer.mark = owner?.mark ?? reflectedMark(namespace, packet);
-  return withRoute(namespace, answer, isTransparent);
+  const found = withRoute(namespace, answer, isTransparent);
+  answer.mss = found === null || (flags & TCP_FLAG_BITS.SYN) === 0 ? null : greatestSegment(namespace, found.route, answer.isIpv4);
+  return found;
 }
 
 /** Makes the answer to an echo request (net/ipv4/icmp.c, icmp_reply; net/ipv6/icmp.c, icmpv6_echo_reply). */

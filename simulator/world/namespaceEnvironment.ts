@@ -2,14 +2,15 @@ import type { IpAddress } from '../../agent/protocol/scalars.ts';
 import type { Hook } from '../../agent/protocol/trace.ts';
 import { Address } from '../netfilter/address.ts';
 import type { Known, MatchEnvironment, SocketFacts } from '../netfilter/matchEnvironment.ts';
+import { changeSet } from '../netfilter/changeSet.ts';
+import { POISONED } from '../netfilter/matchState.ts';
 import type { MatchState } from '../netfilter/matchState.ts';
 import type { Packet } from '../netfilter/packet.ts';
 import { PROTOCOL, hasPorts } from '../netfilter/protocolNumbers.ts';
-import type { AddressSet, AddressSets, PacketPart, SetDimension } from '../netfilter/addressSet.ts';
+import type { AddressSet, PacketPart, SetDimension } from '../netfilter/addressSet.ts';
 import { isMember } from '../netfilter/addressSet.ts';
-import { changedSetKey } from '../netfilter/applyExtension.ts';
 import type { Connection } from './conntrack.ts';
-import { addressType, familyOf, findRoute } from './routing.ts';
+import { addressType, familyOf, findRoute, routeMtu } from './routing.ts';
 import type { NamespaceState, Simulation } from './simulation.ts';
 import type { FoundSocket, SocketAddress } from './sockets.ts';
 import type { WorldNamespace } from './world.ts';
@@ -125,24 +126,78 @@ export class NamespaceEnvironment implements MatchEnvironment {
     return found !== undefined && found.connection.tcpState !== 'TIME_WAIT' && found.connection.tcpState !== 'CLOSE';
   }
 
+  /** net/netfilter/xt_TCPMSS.c, tcpmss_reverse_mtu. */
+  pathMtu(packet: Packet): Known<number> {
+    const query = (destination: Address): Parameters<typeof findRoute>[1] => ({ destination, source: null, mark: 0, inInterface: 'lo' });
+    const back = findRoute(this.namespace, query(packet.source));
+    const forth = packet.outInterface === null ? undefined : findLink(this.namespace, packet.outInterface)?.mtu;
+    const most = packet.isIpv4 ? 65_535 : 65_575;
+    return forth === undefined || back.kind === 'unknown' ? null : Math.min(forth, routeMtu(this.namespace, back, packet.isIpv4) ?? most, most);
+  }
+
   readonly assume = (sentence: string): void => {
     this.#simulation.assumptions.add(sentence);
   };
 
-  /** net/netfilter/xt_set.c. A set that a rule of the simulation has changed is not known any more. */
-  testSet(name: string, packet: Packet, directions: readonly ('src' | 'dst')[]): Known<boolean> {
-    const sets = this.namespace.ipSets;
-    const set = sets?.get(name);
-    if (sets === null || set === undefined || this.state.get(changedSetKey(name)) !== undefined) {
+  /** net/netfilter/xt_set.c: of sets that rules have changed, what they are then. */
+  testSet(name: string, packet: Packet, directions: readonly ('src' | 'dst')[], wantsException: boolean): Known<boolean> {
+    const set = this.#setNamed(name);
+    return set === null ? null : this.#testMembership(set, packet, directions, wantsException);
+  }
+
+  /** A list takes what the first of its sets takes (ip_set_list_set.c, list_set_uadd). */
+  changeSet(name: string, packet: Packet, directions: readonly ('src' | 'dst')[], action: 'add' | 'remove', overwrites: boolean): void {
+    const set = this.#setNamed(name);
+    if (set === null || set.type === 'list:set') {
+      this.state.set(setKey(name), POISONED);
+      return;
+    }
+    const parts = this.#partsOf(set, packet, directions);
+    if (parts === 'none') {
+      return;
+    }
+    this.state.set(setKey(name), (parts === null ? null : changeSet(set, parts, action, overwrites)) ?? POISONED);
+  }
+
+  #testMembership(set: AddressSet, packet: Packet, directions: readonly ('src' | 'dst')[], wantsException: boolean): Known<boolean> {
+    if (set.type === 'list:set') {
+      let result: Known<boolean> = false;
+      for (const part of set.entries.flatMap((entry) => entry.parts)) {
+        const inner = part.kind === 'set' ? this.#setNamed(part.name) : null;
+        const found = inner === null || inner.type === 'list:set' ? null : this.#testMembership(inner, packet, directions, wantsException);
+        if (found === true) {
+          return true;
+        }
+        result = found === null ? null : result;
+      }
+      return result;
+    }
+    const parts = this.#partsOf(set, packet, directions);
+    return parts === null ? null : parts !== 'none' && isMember(set, parts, wantsException);
+  }
+
+  /** What of a packet a set looks at; `none` where it is nothing for the set, null where that is not known (ip_set_core.c, ip_set_test). */
+  #partsOf(set: AddressSet, packet: Packet, directions: readonly ('src' | 'dst')[]): readonly PacketPart[] | 'none' | null {
+    const isOfFamily = set.dimensions.some((dimension) => dimension === 'ip' || dimension === 'net');
+    if (directions.length < set.dimensions.length || (isOfFamily && (set.family === 'ipv4') !== packet.isIpv4)) {
+      return 'none';
+    }
+    const parts = set.dimensions.map((dimension, index) => partOf(dimension, packet, directions[index] ?? 'src'));
+    // A packet that does not come by a device, or go by one, is no member (ip_set_hash_netiface.c, hash_netiface4_kadt).
+    if (parts.includes('none')) {
+      return 'none';
+    }
+    const known = parts.filter((part) => part !== null && part !== 'none');
+    return known.length === parts.length ? known : null;
+  }
+
+  /** A set as rules have left it; null where it is not known. */
+  #setNamed(name: string): AddressSet | null {
+    const changed = this.state.get(setKey(name));
+    if (changed === POISONED) {
       return null;
     }
-    if (set.type !== 'list:set' && set.dimensions.some((dimension) => dimension === 'ip' || dimension === 'net') && (set.family === 'ipv4') !== packet.isIpv4) {
-      return false;
-    }
-    const dimensions = set.type === 'list:set' ? longestDimensions(set, sets) : set.dimensions;
-    const parts = dimensions.map((dimension, index) => partOf(dimension, packet, directions[index] ?? 'src'));
-    const known = parts.filter((part) => part !== null);
-    return known.length === parts.length ? isMember(set, known, sets) : null;
+    return (changed as AddressSet | undefined) ?? this.namespace.ipSets?.get(name) ?? null;
   }
 
   /** The socket of two ends: connected, else listening. */
@@ -170,19 +225,21 @@ export class NamespaceEnvironment implements MatchEnvironment {
   }
 }
 
-function longestDimensions(list: AddressSet, sets: AddressSets['sets']): readonly SetDimension[] {
-  const inner = list.entries.flatMap(({ parts }) => parts).map((part) => (part.kind === 'set' ? (sets.get(part.name)?.dimensions ?? []) : []));
-  return inner.toSorted((left, right) => right.length - left.length)[0] ?? [];
+function setKey(name: string): string {
+  return `set ${name}`;
 }
 
-/** What of a packet stands for a dimension of a set; null where the packet does not have it, or it is not known. */
-function partOf(dimension: SetDimension, packet: Packet, direction: 'src' | 'dst'): PacketPart | null {
+/** What of a packet stands for a dimension of a set; `none` where the packet does not have it, null where that is not known. */
+function partOf(dimension: SetDimension, packet: Packet, direction: 'src' | 'dst'): PacketPart | 'none' | null {
   const side = direction === 'src' ? 'source' : 'destination';
   switch (dimension) {
     case 'ip':
     case 'net':
       return { kind: 'address', address: packet[side].text };
     case 'port':
+      if (!packet.hasTransport) {
+        return 'none';
+      }
       return hasPorts(packet.protocol)
         ? { kind: 'port', protocol: packet.protocol, port: direction === 'src' ? packet.sourcePort : packet.destinationPort }
         : { kind: 'port', protocol: packet.protocol, port: packet.icmpType * 256 + packet.icmpCode };
@@ -192,7 +249,7 @@ function partOf(dimension: SetDimension, packet: Packet, direction: 'src' | 'dst
       return { kind: 'mark', mark: packet.mark };
     case 'iface': {
       const name = direction === 'src' ? packet.inInterface : packet.outInterface;
-      return name === null ? null : { kind: 'interface', name };
+      return name === null ? 'none' : { kind: 'interface', name };
     }
     case 'set':
       return null;

@@ -10,7 +10,7 @@ import type { WorldPacket } from './hooks.ts';
 import type { ConnectOptions, Journey, Sender } from './journey.ts';
 import type { Emission, WayResult } from './packetWay.ts';
 import { PacketWay } from './packetWay.ts';
-import { findOutputRoute, findRoute, selectSource } from './routing.ts';
+import { findOutputRoute, findRoute, greatestSegment, selectSource } from './routing.ts';
 import type { Simulation } from './simulation.ts';
 import type { OpenSocket } from './sockets.ts';
 import { openedInfo } from './sockets.ts';
@@ -83,7 +83,6 @@ export function connect(simulation: Simulation, recorder: Recorder, options: Con
   const { namespace, socket } = bound;
   const syn = segmentOf(socket, TCP_FLAG_BITS.SYN, 0);
   syn.tcpOptions = [2, 4, 8, 1, 3];
-  syn.mss = 1460;
   const journeys = sendFrom(simulation, recorder, namespace, syn);
   return exchangeOf(simulation, namespace, socket, journeys);
 }
@@ -165,6 +164,9 @@ export function sendFrom(simulation: Simulation, recorder: Recorder, namespace: 
   // A raw socket that writes its own header is routed without the source in it (net/ipv4/raw.c, raw_sendmsg).
   const query = { destination: packet.destination, source: packet.isCrafted ? null : packet.source, mark: packet.mark, inInterface: 'lo', outInterface: packet.socket?.device ?? null };
   const route = findOutputRoute(namespace, query, packet.isCrafted);
+  if (!packet.isCrafted && packet.protocol === PROTOCOL.tcp && (packet.tcpFlags & TCP_FLAG_BITS.SYN) !== 0) {
+    packet.mss = greatestSegment(namespace, route, packet.isIpv4);
+  }
   return follow(simulation, recorder, packet, (way) => way.send(namespace, route), options);
 }
 

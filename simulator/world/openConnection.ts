@@ -12,7 +12,7 @@ import type { JourneyEnd } from './journey.ts';
 import type { Emission, WayResult } from './packetWay.ts';
 import { PacketWay } from './packetWay.ts';
 import type { RouteDecision } from './routing.ts';
-import { findRoute, selectSource, writeRoute } from './routing.ts';
+import { findRoute, greatestSegment, selectSource, writeRoute } from './routing.ts';
 import type { Simulation } from './simulation.ts';
 import type { OpenSocket } from './sockets.ts';
 import { describeOwner, openedInfo } from './sockets.ts';
@@ -78,7 +78,7 @@ export function openConnection(simulation: Simulation, recorder: TraceRecorder, 
   syn.destinationPort = socket.remote.port;
   syn.tcpFlags = TCP_FLAG_BITS.SYN;
   syn.tcpOptions = [2, 4, 8, 1, 3];
-  syn.mss = 1460;
+  syn.mss = greatestSegment(request.namespace, route, syn.isIpv4);
   syn.socket = socket.owner;
   const sent = new PacketWay(simulation, recorder, syn).send(request.namespace, route);
   return finish(simulation, recorder, request, bound, sent);

@@ -151,6 +151,24 @@ export function addressType(namespace: WorldNamespace, address: Address, device:
   }
 }
 
+/** The greatest packet of IPv4 and of IPv6 without a jumbogram (net/ipv4/ip_output.c, IP_MAX_MTU; include/net/ip6_route.h, IP6_MAX_MTU). */
+const GREATEST_MTU = { ipv4: 65_535, ipv6: 65_575 } as const;
+
+/** Gives the MTU of the device that a way leads by; null where it leads nowhere or there is no such device. */
+export function routeMtu(namespace: WorldNamespace, decision: RouteDecision, isIpv4: boolean): number | null {
+  if (decision.kind === 'refuse' || decision.kind === 'unknown') {
+    return null;
+  }
+  const mtu = findLink(namespace, decision.kind === 'local' ? 'lo' : decision.device)?.mtu;
+  return mtu === undefined ? null : Math.min(mtu, GREATEST_MTU[isIpv4 ? 'ipv4' : 'ipv6']);
+}
+
+/** Gives the greatest segment that TCP tells the other end in a SYN that takes a way (net/ipv4/route.c, ipv4_default_advmss; net/ipv6/route.c, ip6_default_advmss). */
+export function greatestSegment(namespace: WorldNamespace, decision: RouteDecision, isIpv4: boolean): number | null {
+  const mtu = routeMtu(namespace, decision, isIpv4);
+  return mtu === null ? null : isIpv4 ? mtu - 40 : Math.min(mtu - 60, 65_515);
+}
+
 /** Writes a route as `ip route` does, without its table. */
 export function writeRoute(route: Route): string {
   const destination = route.destination.prefixLength === 0 ? 'default' : `${route.destination.address}/${route.destination.prefixLength}`;

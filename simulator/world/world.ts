@@ -3,6 +3,7 @@ import type { IpAddress, NamespaceId } from '../../agent/protocol/scalars.ts';
 import type { NetworkLink, NetworkNamespace, Route, RoutingRule, Snapshot } from '../../agent/protocol/snapshot.ts';
 import type { CompiledTable } from '../netfilter/compileTable.ts';
 import { compileTable } from '../netfilter/compileTable.ts';
+import { findNamedLists } from '../netfilter/namedLists.ts';
 import type { AddressSets } from '../netfilter/addressSet.ts';
 import { readAddressSets } from '../netfilter/readAddressSets.ts';
 import { readRuleSet } from '../netfilter/readRuleSet.ts';
@@ -114,7 +115,7 @@ function buildNamespace(snapshot: Snapshot, state: NetworkNamespace, options: Wo
 }
 
 function buildFamily(state: NetworkNamespace, family: FamilyName, title: string, assumptions: string[], options: WorldOptions): FamilyRules {
-  const ruleSets = state.ruleSets.filter((ruleSet) => ruleSet.family === family).map((ruleSet) => readRuleSet(ruleSet.text));
+  const ruleSets = state.ruleSets.filter((ruleSet) => ruleSet.family === family).map((ruleSet) => ({ ...readRuleSet(ruleSet.text), backend: ruleSet.backend }));
   const program = family === 'ipv4' ? 'iptables' : 'ip6tables';
   for (const { problems } of ruleSets) {
     const [first] = problems;
@@ -126,8 +127,11 @@ function buildFamily(state: NetworkNamespace, family: FamilyName, title: string,
     assumptions.push(`${title} has rules in both ${program} backends. At one hook they are asked in the order in which they were loaded, which is not known; here nft comes as listed.`);
   }
   const tables = new Map<Table['name'], CompiledTable[]>();
-  for (const table of ruleSets.flatMap((ruleSet) => ruleSet.tables)) {
-    tables.set(table.name, [...(tables.get(table.name) ?? []), compileTable(table, options)]);
+  for (const { tables: own, backend } of ruleSets) {
+    const lists = findNamedLists(own, backend);
+    for (const table of own) {
+      tables.set(table.name, [...(tables.get(table.name) ?? []), compileTable(table, { ...options, lists })]);
+    }
   }
   const routingRules = withDefaultRules(state.routingRules.filter((rule) => rule.family === family), family);
   const tracksConnections = ruleSets.some(needsConntrack) || state.conntrack.some((entry) => isIpv4(entry.original.source.address) === (family === 'ipv4'));

@@ -26,7 +26,8 @@ function assertNothingFound(tally: Tally): void {
   assert.equal(tally.found.length, 0, `the simulator differs from the kernel (again: MESHPATH_SEED=${SEED}):\n${described}`);
 }
 
-const missing = missingForKernel() === false && findCommand('nft') === undefined ? 'needs nft (Debian package nftables)' : missingForKernel();
+const missingProgram = findCommand('nft') === undefined ? 'needs nft (Debian package nftables)' : findCommand('ipset') === undefined ? 'needs ipset' : false;
+const missing = missingForKernel() === false ? missingProgram : missingForKernel();
 
 for (const backend of BACKENDS) {
   const restore = `iptables-${backend}-restore`;

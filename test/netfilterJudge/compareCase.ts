@@ -159,6 +159,8 @@ function subtract(from: readonly string[], what: readonly string[]): readonly st
 
 /** Ports and ICMP identifiers as stimuli and sockets have them, and as rules of NAT and TPROXY give them. */
 const NAMED_PORT = /"(?:port|sourcePort|destinationPort|identifier)":(\d+)|--(?:to-ports|on-port) (\d+)|--to-(?:source|destination) \S*(?:\.\d+|\]):(\d+)/g;
+/** Ranges that source NAT draws a port from, however they are named elsewhere. */
+const DRAWN_PORTS = /-j (?:MASQUERADE --to-ports |SNAT --to-source \S*:)(\d+)-(\d+)/g;
 /** The port behind an address, or the identifier, as writePacket and writeConnection write them. */
 const WRITTEN_PORT = /((?:\.\d{1,3}|::[0-9a-f]{0,4}|\]):| id )(\d{1,5})(?=["\s>)]|$)/g;
 
@@ -167,7 +169,10 @@ const WRITTEN_PORT = /((?:\.\d{1,3}|::[0-9a-f]{0,4}|\]):| id )(\d{1,5})(?=["\s>)
  * nothing in the case names are not told apart.
  */
 function hideChance(judged: Pick<JudgeCase, 'rules' | 'stimuli' | 'world'>): <Seen extends Observation | undefined>(observation: Seen) => Seen {
-  const named = new Set(['0', ...[...JSON.stringify(judged).matchAll(NAMED_PORT)].map(([, first, second, third]) => first ?? second ?? third ?? '')]);
+  const text = JSON.stringify(judged);
+  const drawn = [...text.matchAll(DRAWN_PORTS)].map(([, first, last]) => ({ first: Number(first), last: Number(last) }));
+  const given = [...text.matchAll(NAMED_PORT)].map(([, first, second, third]) => first ?? second ?? third ?? '');
+  const named = new Set(['0', ...given.filter((port) => !drawn.some(({ first, last }) => Number(port) >= first && Number(port) <= last))]);
   return <Seen extends Observation | undefined>(observation: Seen) =>
     observation === undefined
       ? observation

@@ -66,10 +66,13 @@ function protocolMatch(family: Family): fc.Arbitrary<MatchDraft> {
   );
 }
 
-function anyMatch(family: Family, chain: string): fc.Arbitrary<MatchDraft> {
+function anyMatch(family: Family, table: TableName, chain: string): fc.Arbitrary<MatchDraft> {
   const hop = family === 'ipv4' ? 'ttl --ttl' : 'hl --hl';
   const range = family === 'ipv4' ? just('10.1.0.1-10.1.0.9', '10.2.0.2-10.2.0.2', '127.0.0.0-127.0.0.9') : just('fd01::1-fd01::9', '::1-::2', 'fd02::2-fd02::2');
-  const types = family === 'ipv4' ? just('LOCAL', 'UNICAST', 'BROADCAST', 'MULTICAST') : just('LOCAL', 'UNICAST', 'MULTICAST');
+  const types = weighted(
+    [6, family === 'ipv4' ? just('LOCAL', 'UNICAST', 'BROADCAST', 'MULTICAST') : just('LOCAL', 'UNICAST', 'MULTICAST')],
+    [1, just('UNSPEC', 'ANYCAST', 'UNREACHABLE', 'LOCAL,UNICAST', ...(family === 'ipv4' ? ['BROADCAST,MULTICAST', 'THROW', 'BLACKHOLE', 'PROHIBIT', 'BLACKHOLE,UNREACHABLE,PROHIBIT'] : ['MULTICAST,LOCAL']))],
+  );
   const isUser = !/^[A-Z]+ING$|PUT$|WARD$/.test(chain);
   const goesIn = isUser || /PREROUTING|INPUT|FORWARD/.test(chain);
   const goesOut = isUser || /OUTPUT|FORWARD|POSTROUTING/.test(chain);
@@ -85,6 +88,9 @@ function anyMatch(family: Family, chain: string): fc.Arbitrary<MatchDraft> {
   const limitInterface = chain === 'PREROUTING' || chain === 'INPUT' ? just(' --limit-iface-in', '', '') : just('');
   return fc.oneof(
     ...interfaces, ...owner, ...mac, ...socket,
+    { weight: 4, arbitrary: rememberingMatch(family) },
+    { weight: 3, arbitrary: draft('', setMatch(family)) },
+    { weight: 3, arbitrary: rareMatch(family, table, chain) },
     { weight: 14, arbitrary: protocolMatch(family) },
     { weight: 8, arbitrary: draft('', fc.tuple(not(just('-s', '-d')), address(family)).map((parts) => parts.join(' '))) },
     { weight: 5, arbitrary: draft('', fc.tuple(not(just('-m state --state', '-m conntrack --ctstate')), states).map(([option, value]) => negateInside(option, value))) },
@@ -94,6 +100,65 @@ function anyMatch(family: Family, chain: string): fc.Arbitrary<MatchDraft> {
     { weight: 2, arbitrary: draft('', fc.tuple(not(just('--src-range', '--dst-range')), range).map(([option, value]) => `-m iprange ${option} ${value}`)) },
     { weight: 1, arbitrary: draft('', fc.tuple(just('-eq', '-lt', '-gt'), just('1', '63', '64')).map(([compare, value]) => `-m ${hop}${compare} ${value}`)) },
     { weight: 1, arbitrary: draft('', just('-m length --length 0:60', '-m length --length 28', '-m length ! --length 40:65535', '-m dscp --dscp 0x04', '-m dscp ! --dscp 0x00', '-m tos --tos 0x10', '-m pkttype --pkt-type unicast', '-m pkttype ! --pkt-type broadcast', '-m comment --comment "a b"')) },
+  );
+}
+
+/** Matches that count or remember; times are so long that none goes by. */
+function rememberingMatch(family: Family): fc.Arbitrary<MatchDraft> {
+  const ofAny = (...texts: readonly string[]): fc.Arbitrary<MatchDraft> => draft('', just(...texts));
+  const [mask, whole] = family === 'ipv4' ? ['24', '32'] : ['64', '128'];
+  const recentMask = family === 'ipv4' ? ' --mask 255.255.255.0' : ' --mask ffff:ffff:ffff:ffff::';
+  const recent = fc
+    .tuple(just('--set', '--set', '--rcheck', '--update', '--remove', '! --rcheck', '! --update'), just('', ' --seconds 9000', ' --hitcount 2', ' --seconds 9000 --hitcount 2', ' --seconds 9000 --reap', ' --rttl'), just('', ` --name one${family}`, ` --name two${family}`), just('', ' --rsource', ' --rdest', recentMask))
+    .map(([action, condition, name, side]) => `-m recent ${action}${/set|remove/.test(action) ? '' : condition}${name}${side}`);
+  return fc.oneof(
+    { weight: 2, arbitrary: ofAny('-m limit --limit 1/hour --limit-burst 1', '-m limit --limit 1/day --limit-burst 3', '-m limit --limit 2/hour', '-m limit --limit 1/hour --limit-burst 2') },
+    { weight: 3, arbitrary: draft('', recent) },
+    { weight: 2, arbitrary: draft('', fc.tuple(just('--hashlimit-upto', '--hashlimit-above'), just('', '', ' --hashlimit-mode srcip', ' --hashlimit-mode dstip', ' --hashlimit-mode srcip,dstport', ' --hashlimit-mode srcip,dstip,srcport,dstport', ` --hashlimit-mode srcip --hashlimit-srcmask ${mask}`), just('one', 'two', 'three'), just(' --hashlimit-burst 1', ' --hashlimit-burst 2', '')).map(([option, mode, name, burst]) => `-m hashlimit ${option} 1/hour${burst}${mode} --hashlimit-name ${name}${family === 'ipv4' ? '4' : '6'}`)) },
+    { weight: 2, arbitrary: draft('', fc.tuple(just('--connlimit-above', '--connlimit-upto'), just('0', '1', '2', '3'), just('', ` --connlimit-mask ${mask}`, ' --connlimit-mask 0', ` --connlimit-mask ${whole}`), just('', ' --connlimit-saddr', ' --connlimit-daddr')).map(([option, count, bits, side]) => `-m connlimit ${option} ${count}${bits}${side}`)) },
+    { weight: 2, arbitrary: ofAny('-m statistic --mode nth --every 2 --packet 0', '-m statistic --mode nth --every 3 --packet 2', '-m statistic --mode nth ! --every 2 --packet 1', '-m statistic --mode random --probability 0', '-m statistic --mode random --probability 1') },
+    { weight: 1, arbitrary: ofAny('-m quota --quota 100', '-m quota --quota 0', '-m quota ! --quota 60', '-m quota --quota 500') },
+    { weight: 1, arbitrary: draft('', fc.tuple(just('1', '2:', '0:60', '100:1000', '3:5'), just('packets', 'bytes', 'avgpkt'), just('original', 'reply', 'both'), just('', '! ')).map(([range, mode, direction, negation]) => `-m connbytes ${negation}--connbytes ${range} --connbytes-mode ${mode} --connbytes-dir ${direction}`)) },
+  );
+}
+
+/** Sets of the node, by generateWorld. */
+function setMatch(family: Family): fc.Arbitrary<string> {
+  const end = family === 'ipv4' ? '4' : '6';
+  return fc
+    .tuple(
+      fc.oneof(
+        { weight: 3, arbitrary: fc.tuple(just('ip', 'net'), just('src', 'dst')) },
+        { weight: 2, arbitrary: fc.tuple(just('ipport'), just('src,src', 'dst,dst', 'src,dst', 'dst,src')) },
+        { weight: 1, arbitrary: fc.tuple(just('netiface'), just('src,src', 'dst,dst', 'src,dst')) },
+        { weight: 1, arbitrary: fc.tuple(just('ipportip', 'ipportnet'), just('src,dst,dst', 'dst,dst,src')) },
+        { weight: 1, arbitrary: fc.tuple(just('netport'), just('src,dst', 'dst,dst')) },
+        { weight: 2, arbitrary: fc.tuple(just('ports'), just('src', 'dst')) },
+        { weight: 1, arbitrary: fc.tuple(just('list'), just('src', 'dst', 'src,dst', 'dst,dst')) },
+        { weight: 1, arbitrary: fc.tuple(just(...(family === 'ipv4' ? ['range'] : ['ip'])), just('src', 'dst')) },
+      ),
+      just('', '', '! '),
+    )
+    .map(([[name, directions], negation]) => `-m set ${negation}--match-set ${name}${name === 'ports' || name === 'range' ? '' : end} ${directions}`);
+}
+
+/** What few rule sets use. */
+function rareMatch(family: Family, table: TableName, chain: string): fc.Arbitrary<MatchDraft> {
+  const hop = family === 'ipv4' ? 'ttl --ttl' : 'hl --hl';
+  const hooks = chain === 'PREROUTING' || chain === 'INPUT' || chain === 'FORWARD' ? ['in'] : chain === 'POSTROUTING' || chain === 'OUTPUT' ? ['out'] : [];
+  const policy = hooks.length === 0 ? [] : [{ weight: 1, arbitrary: draft('', just(...hooks).chain((direction) => just(`-m policy --dir ${direction} --pol none`, `-m policy --dir ${direction} --pol ipsec`))) }];
+  const own = family === 'ipv4'
+    ? ['-f', '! -f', '-m ecn --ecn-ip-ect 0', '-m ecn ! --ecn-ip-ect 2']
+    : ['-m frag --fragfirst', '-m rt --rt-type 0', '-m hbh', '-m dst', '-m ipv6header --header frag', '-m ipv6header --header hop --soft', '-m ipv6header ! --header route', '-m ah', '-m srh', ...(hooks[0] === 'in' ? ['-m eui64'] : [])];
+  return fc.oneof(
+    ...policy,
+    { weight: 2, arbitrary: draft('tcp', just('-m tcpmss --mss 1460', '-m tcpmss --mss 1:1400', '-m tcpmss ! --mss 536', '-m tcpmss ! --mss 1:1400', '-m tcp --tcp-option 2', '-m tcp ! --tcp-option 8', '-m tcp --tcp-option 3', '-m ecn --ecn-tcp-ece', '-m ecn ! --ecn-tcp-cwr')) },
+    { weight: 1, arbitrary: draft('', just('-m helper --helper ftp', '-m helper ! --helper sip', '-m physdev --physdev-is-bridged', '-m physdev ! --physdev-is-bridged')) },
+    { weight: 1, arbitrary: draft('', just(...own)) },
+    { weight: 1, arbitrary: draft('', fc.tuple(just('-eq', '-lt', '-gt'), just('1', '2', '62', '63', '255')).map(([compare, value]) => `-m ${hop}${compare} ${value}`)) },
+    { weight: 1, arbitrary: draft('', just('-m dscp --dscp-class EF', '-m dscp ! --dscp-class AF11', '-m tos --tos 0x10/0x3f', '-m tos ! --tos 0/0xff', '-m length --length 60', '-m length --length 40:48', '-m length ! --length 0:39', '-m pkttype --pkt-type multicast', '-m pkttype --pkt-type broadcast', '-m pkttype ! --pkt-type unicast')) },
+    { weight: 1, arbitrary: draft('', family === 'ipv4' && chain === 'PREROUTING' && (table === 'raw' || table === 'mangle') ? just('-m rpfilter', '-m rpfilter --loose', '-m rpfilter --invert', '-m rpfilter --validmark --accept-local') : just('-m comment --comment x')) },
+    { weight: 1, arbitrary: draft('', fc.tuple(just('-m mark', '-m connmark'), just('0x1/0x1', '! 0x2/0x3', '0/0', '0xffffffff', '0x10/0x10')).map(([module, value]) => (value.startsWith('! ') ? `${module} ! --mark ${value.slice(2)}` : `${module} --mark ${value}`))) },
   );
 }
 
@@ -132,16 +197,22 @@ function specialTargets(family: Family, table: TableName, chain: string): { read
     case 'raw':
       return [
         { weight: 4, arbitrary: draft('', just('-j NOTRACK', '-j CT --notrack')) },
-        { weight: 2, arbitrary: draft('', just('-j CT --zone 1', '-j CT --zone-orig 2', '-j CT --zone 3')) },
+        { weight: 2, arbitrary: draft('', just('-j CT --zone 1', '-j CT --zone-orig 2', '-j CT --zone 3', '-j CT --zone-reply 1', '-j CT --zone mark')) },
+        { weight: 1, arbitrary: fc.oneof(draft('tcp', just('-j CT --helper ftp', '-j CT --ctevents new,destroy')), draft('udp', just('-j CT --helper tftp'))) },
+        { weight: 2, arbitrary: draft('', setTarget(family)) },
       ];
     case 'mangle':
       return [
         { weight: 8, arbitrary: draft('', just('-j MARK --set-mark 0x1', '-j MARK --set-mark 0x2', '-j MARK --set-xmark 0x3/0xff', '-j MARK --or-mark 0x10', '-j MARK --and-mark 0xf0', '-j MARK --xor-mark 0x1', '-j MARK --set-mark 0x0')) },
         { weight: 5, arbitrary: draft('', just('-j CONNMARK --save-mark', '-j CONNMARK --restore-mark', '-j CONNMARK --set-mark 0x1', '-j CONNMARK --set-xmark 0x10/0xf0', '-j CONNMARK --save-mark --nfmask 0xf --ctmask 0xff', '-j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xf')) },
-        { weight: 2, arbitrary: draft('', just('-j TOS --set-tos 0x10/0xff', '-j DSCP --set-dscp 0x04')) },
+        { weight: 1, arbitrary: draft('', just('-j CONNMARK --restore-mark --mask 0xf', '-j CONNMARK --save-mark --mask 0xff', '-j CONNMARK --and-mark 0xf', '-j CONNMARK --or-mark 0x20', '-j CONNMARK --xor-mark 0x3', '-j CONNMARK --set-mark 0x2/0x3', '-j MARK --set-mark 0x1/0xf', '-j MARK --set-xmark 0x1/0x0')) },
+        { weight: 2, arbitrary: draft('', just('-j TOS --set-tos 0x10/0xff', '-j DSCP --set-dscp 0x04', '-j TOS --or-tos 0x08', '-j TOS --and-tos 0xf0', '-j TOS --xor-tos 0x10', '-j DSCP --set-dscp-class EF')) },
+        { weight: 1, arbitrary: draft('', setTarget(family)) },
+        { weight: 2, arbitrary: draft('tcp', just('-m tcp --syn -j TCPMSS --set-mss 1000', '-m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 9000', '-m tcp --syn -j TCPOPTSTRIP --strip-options timestamp', ...(family === 'ipv4' ? ['-j ECN --ecn-tcp-remove'] : []), ...(/FORWARD|OUTPUT|POSTROUTING/.test(chain) ? ['-m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu'] : []))) },
+        { weight: 1, arbitrary: draft('', just('-j CLASSIFY --set-class 1:2', '-j TRACE', '-j CHECKSUM --checksum-fill').filter((text) => !text.includes('TRACE') && (!text.includes('CLASSIFY') || /FORWARD|OUTPUT|POSTROUTING/.test(chain)))) },
         { weight: 1, arbitrary: draft('', just('-j DROP')) },
-        { weight: chain === 'PREROUTING' ? 1 : 0, arbitrary: draft('', family === 'ipv4' ? just('-j TTL --ttl-set 10', '-j TTL --ttl-inc 1') : just('-j HL --hl-set 10')) },
-        { weight: chain === 'PREROUTING' ? 4 : 0, arbitrary: fc.tuple(just('tcp', 'udp'), just(' --on-port 15006', ' --on-port 15006 --tproxy-mark 0x1/0xff', ' --on-port 8080 --tproxy-mark 0x1', ' --on-port 15053 --tproxy-mark 0x1')).map(([protocol, options]) => ({ protocol, text: `-j TPROXY${options}` })) },
+        { weight: chain === 'PREROUTING' ? 1 : 0, arbitrary: draft('', family === 'ipv4' ? just('-j TTL --ttl-set 10', '-j TTL --ttl-inc 1', '-j TTL --ttl-dec 1', '-j TTL --ttl-set 1', '-j TTL --ttl-dec 63') : just('-j HL --hl-set 10', '-j HL --hl-dec 1', '-j HL --hl-inc 200')) },
+        { weight: chain === 'PREROUTING' ? 4 : 0, arbitrary: fc.tuple(just('tcp', 'udp'), just(' --on-port 15006', ' --on-port 15006 --tproxy-mark 0x1/0xff', ' --on-port 8080 --tproxy-mark 0x1', ' --on-port 15053 --tproxy-mark 0x1', ...(family === 'ipv4' ? [' --on-port 15006 --on-ip 127.0.0.1 --tproxy-mark 0x1', ' --on-port 15006 --on-ip 10.1.0.1 --tproxy-mark 0x1'] : [' --on-port 15006 --on-ip ::1 --tproxy-mark 0x1']))).map(([protocol, options]) => ({ protocol, text: `-j TPROXY${options}` })) },
       ].filter(({ weight }) => weight > 0);
     case 'nat':
       return natTargets(family, chain);
@@ -155,16 +226,17 @@ function natTargets(family: Family, chain: string): { readonly weight: number; r
   const dnat = [
     { weight: 6, arbitrary: fc.tuple(just('tcp', 'udp'), just('15001', '15006', '8080', '80', '15053', '53')).map(([protocol, value]) => ({ protocol, text: `-j REDIRECT --to-ports ${value}` })) },
     { weight: 1, arbitrary: draft('', just('-j REDIRECT')) },
+    { weight: 2, arbitrary: fc.tuple(just('tcp', 'udp'), just('-j REDIRECT --to-ports 8080-8082', '-j REDIRECT --to-ports 15001-15006', `-j DNAT --to-destination ${withPort(family, family === 'ipv4' ? RIGHT.ipv4 : RIGHT.ipv6, '8080-8083')}`, ...(family === 'ipv4' ? [`-j DNAT --to-destination ${RIGHT.ipv4}-${RIGHT.other}`, `-j DNAT --to-destination ${RIGHT.ipv4}-${RIGHT.other}:80`, `-j DNAT --to-destination ${RIGHT.ipv4}-${RIGHT.other} --persistent`, '-j DNAT --to-destination :8080'] : []))).map(([protocol, text]) => ({ protocol, text })) },
     { weight: 6, arbitrary: fc.tuple(just('tcp', 'udp'), toAddress(family), just('', '80', '8080', '53')).map(([protocol, value, toPort]) => ({ protocol, text: `-j DNAT --to-destination ${withPort(family, value, toPort)}` })) },
     { weight: 2, arbitrary: draft('', toAddress(family).map((value) => `-j DNAT --to-destination ${value}`)) },
   ];
   const snat = [
     { weight: 4, arbitrary: draft('', toAddress(family).filter((value) => value !== '::1').map((value) => `-j SNAT --to-source ${value}`)) },
-    { weight: 2, arbitrary: fc.tuple(just('tcp', 'udp'), toAddress(family).filter((value) => value !== '::1'), just('5000', '4001')).map(([protocol, value, toPort]) => ({ protocol, text: `-j SNAT --to-source ${withPort(family, value, toPort)}` })) },
+    { weight: 2, arbitrary: fc.tuple(just('tcp', 'udp'), toAddress(family).filter((value) => value !== '::1'), just('5000', '4001', '5000-5003')).map(([protocol, value, toPort]) => ({ protocol, text: `-j SNAT --to-source ${withPort(family, value, toPort)}` })) },
   ];
   const masquerade = [
     { weight: 6, arbitrary: draft('', just('-j MASQUERADE')) },
-    { weight: 1, arbitrary: fc.tuple(just('tcp', 'udp'), just('5000')).map(([protocol, value]) => ({ protocol, text: `-j MASQUERADE --to-ports ${value}` })) },
+    { weight: 1, arbitrary: fc.tuple(just('tcp', 'udp'), just('5000', '5000-5003', '6000-6005')).map(([protocol, value]) => ({ protocol, text: `-j MASQUERADE --to-ports ${value}` })) },
   ];
   const netmap = [{ weight: 1, arbitrary: draft('', family === 'ipv4' ? just('-j NETMAP --to 10.2.0.0/24', '-j NETMAP --to 10.1.0.0/16') : just('-j NETMAP --to fd02::/64')) }];
   switch (chain) {
@@ -180,20 +252,26 @@ function natTargets(family: Family, chain: string): { readonly weight: number; r
   }
 }
 
+/** SET of an address of the packet in or out. */
+function setTarget(family: Family): fc.Arbitrary<string> {
+  const end = family === 'ipv4' ? '4' : '6';
+  return fc.tuple(just('--add-set', '--add-set', '--del-set'), just(`ip${end} src`, `ip${end} dst`, `net${end} src`, `ipport${end} src,dst`, `ipport${end} dst,dst`, 'ports dst', `netiface${end} src,src`), just('', ' --exist')).map(([option, set, exist]) => `-j SET ${option} ${set}${option === '--add-set' ? exist : ''}`);
+}
+
 function reject(family: Family): fc.Arbitrary<MatchDraft> {
   return fc.oneof(
     { weight: 2, arbitrary: draft('', just('-j REJECT')) },
     { weight: 2, arbitrary: draft('tcp', just('-j REJECT --reject-with tcp-reset')) },
     { weight: 3, arbitrary: draft('', family === 'ipv4'
-      ? just('-j REJECT --reject-with icmp-host-prohibited', '-j REJECT --reject-with icmp-admin-prohibited', '-j REJECT --reject-with icmp-net-unreachable', '-j REJECT --reject-with icmp-proto-unreachable')
-      : just('-j REJECT --reject-with icmp6-adm-prohibited', '-j REJECT --reject-with icmp6-no-route', '-j REJECT --reject-with icmp6-addr-unreachable', '-j REJECT --reject-with icmp6-policy-fail')) },
+      ? just('-j REJECT --reject-with icmp-host-prohibited', '-j REJECT --reject-with icmp-admin-prohibited', '-j REJECT --reject-with icmp-net-unreachable', '-j REJECT --reject-with icmp-proto-unreachable', '-j REJECT --reject-with icmp-host-unreachable', '-j REJECT --reject-with icmp-net-prohibited')
+      : just('-j REJECT --reject-with icmp6-adm-prohibited', '-j REJECT --reject-with icmp6-no-route', '-j REJECT --reject-with icmp6-addr-unreachable', '-j REJECT --reject-with icmp6-policy-fail', '-j REJECT --reject-with icmp6-reject-route', '-j REJECT --reject-with icmp6-port-unreachable')) },
   );
 }
 
 /** One rule without its `-A CHAIN`. `base` is the built-in chain that it is in, or the first that leads to its chain. */
 function rule(family: Family, table: TableName, base: string, callable: readonly string[]): fc.Arbitrary<string> {
   const jump = callable.length === 0 ? [] : [{ weight: 3, arbitrary: draft('', fc.tuple(just('-j', '-j', '-j', '-g'), just(...callable)).map((parts) => parts.join(' '))) }];
-  return fc.tuple(fc.array(anyMatch(family, base), { minLength: 0, maxLength: 3 }), fc.oneof({ weight: 9, arbitrary: target(family, table, base) }, ...jump)).map(([matches, chosen]) => joinRule(matches, chosen));
+  return fc.tuple(fc.array(anyMatch(family, table, base), { minLength: 0, maxLength: 3 }), fc.oneof({ weight: 9, arbitrary: target(family, table, base) }, ...jump)).map(([matches, chosen]) => joinRule(matches, chosen));
 }
 
 /** Joins matches that do not contradict each other in form: one protocol, each option once. */

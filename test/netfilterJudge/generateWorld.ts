@@ -78,10 +78,31 @@ export function makeWorld(choices: WorldChoices): JudgeWorld {
           ])),
         },
         sockets: NODE_SOCKETS,
+        ipSets: nodeSets(choices),
       },
       outside('right', { name: 'wire0', macAddress: MAC.right, peer: { namespace: 'node', name: rightDevice }, addresses: addresses([RIGHT.ipv4, 24], [RIGHT.other, 24], [RIGHT.ipv6, 64]) }, [NODE.right4, NODE.right6], [{ name: 'wire1', macAddress: MAC.rightLan, peer: { namespace: 'node', name: 'lan0' }, addresses: [] }]),
     ],
   };
+}
+
+/** What `-m set` of generateRules looks at. */
+function nodeSets({ leftDevice, rightDevice }: Pick<WorldChoices, 'leftDevice' | 'rightDevice'>): string {
+  const ofFamily = (end: '4' | '6', family: string, left: string, right: string, elsewhere: string, network: string, wide: string): readonly string[] => [
+    `create ip${end} hash:ip family ${family}`, `add ip${end} ${left}`, `add ip${end} ${elsewhere}`,
+    `create net${end} hash:net family ${family}`, `add net${end} ${network}`, `add net${end} ${right} nomatch`, `add net${end} ${elsewhere}`,
+    `create ipport${end} hash:ip,port family ${family}`, `add ipport${end} ${right},tcp:80`, `add ipport${end} ${right},udp:53`, `add ipport${end} ${left},tcp:4000`, `add ipport${end} ${right},${end === '4' ? 'icmp:8/0' : 'icmpv6:128/0'}`,
+    `create netiface${end} hash:net,iface family ${family}`, `add netiface${end} ${network},${leftDevice}`, `add netiface${end} ${wide},${rightDevice}`,
+    `create ipportip${end} hash:ip,port,ip family ${family}`, `add ipportip${end} ${left},tcp:80,${right}`, `add ipportip${end} ${right},udp:53,${left}`,
+    `create ipportnet${end} hash:ip,port,net family ${family}`, `add ipportnet${end} ${left},tcp:8080,${wide}`, `add ipportnet${end} ${right},tcp:80,${network}`,
+    `create netport${end} hash:net,port family ${family}`, `add netport${end} ${wide},tcp:80`, `add netport${end} ${right},tcp:80 nomatch`, `add netport${end} ${network},udp:53`,
+    `create list${end} list:set`, `add list${end} ip${end}`, `add list${end} net${end}`,
+  ];
+  return [
+    ...ofFamily('4', 'inet', LEFT.ipv4, RIGHT.ipv4, ELSEWHERE.ipv4, '10.1.0.0/16', '10.0.0.0/8'),
+    ...ofFamily('6', 'inet6', LEFT.ipv6, RIGHT.ipv6, ELSEWHERE.ipv6, 'fd01::/32', 'fd00::/8'),
+    'create ports bitmap:port range 0-20000', 'add ports 80', 'add ports 4000-4002', 'add ports 15006',
+    'create range bitmap:ip range 10.1.0.0-10.1.255.255', `add range ${LEFT.ipv4}`, 'add range 10.1.0.8-10.1.0.9', '',
+  ].join('\n');
 }
 
 const both = (protocol: 'tcp' | 'udp', port: number, uid: number, transparent = false): readonly JudgeSocket[] =>
@@ -127,6 +148,7 @@ function outside(name: string, link: JudgeLink, [gateway4, gateway6]: readonly [
     routingRules: [],
     sysctls: { 'net.ipv4.ip_forward': '0', 'net.ipv6.conf.all.forwarding': '0', 'net.ipv4.conf.all.rp_filter': '0', [`net.ipv4.conf.${link.name}.rp_filter`]: '0' },
     sockets: [...both('tcp', 80, 0), ...both('tcp', 8080, 1000), ...both('udp', 53, 0)],
+    ...(name === 'right' ? { ipSets: nodeSets({ leftDevice: 'wire1', rightDevice: 'wire0' }) } : {}),
   };
 }
 

@@ -23,6 +23,8 @@ export interface JudgeNamespace {
   /** Dotted names below net. */
   readonly sysctls: Readonly<Record<string, string>>;
   readonly sockets: readonly JudgeSocket[];
+  /** What `ipset restore` reads; left out where there are none. */
+  readonly ipSets?: string;
 }
 
 export interface JudgeLink {

@@ -1,5 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { text as readAll } from 'node:stream/consumers';
 import { setTimeout as wait } from 'node:timers/promises';
 import { isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
@@ -18,9 +18,15 @@ const NFNL_MSG_BATCH_BEGIN = 16;
 const NFNL_MSG_BATCH_END = 17;
 const IPCTNL_MSG_CT_DELETE = (NFNL_SUBSYS_CTNETLINK << 8) | 2;
 const DISCARD_PORT = toPortNumber(9);
+/** Where the lists of `-m recent` and `-m hashlimit` show. */
+const LISTS = ['xt_recent', 'ipt_hashlimit', 'ip6t_hashlimit'].map((name) => `/proc/thread-self/net/${name}`);
 const MAX_PROBES = 15_000;
 const PROBE_MILLISECONDS = 2;
 const FAMILY = { ipv4: 2, ipv6: 10 } as const;
+type FamilyName = keyof typeof FAMILY;
+const FAMILIES: readonly FamilyName[] = ['ipv4', 'ipv6'];
+/** What is loaded where loading was not finished. */
+const UNKNOWN_RULES = '?';
 
 /**
  * What every namespace is set to before the world's own settings: no traffic of its own (neighbour discovery, router
@@ -88,6 +94,8 @@ export class KernelNetwork {
   readonly backend: Backend;
   readonly namespaces: readonly BuiltNamespace[];
   readonly #loaded = new Map<string, string>();
+  /** Namespaces whose sets may have been changed by rules. */
+  readonly #changedSets = new Set<string>();
 
   /** Builds it; throws an Error with what ip(8) complained about. */
   constructor(world: JudgeWorld, backend: Backend) {
@@ -108,6 +116,9 @@ export class KernelNetwork {
           runProgram('ip', ['-4', '-batch', '-'], ruleCommands(description, 'ipv4'));
           runProgram('ip', ['-6', '-batch', '-'], ruleCommands(description, 'ipv6'));
           writeSysctls(description.sysctls);
+          if (description.ipSets !== undefined) {
+            runProgram('ipset', ['restore'], description.ipSets);
+          }
           runProgram('nft', ['-f', '-'], MARKERS);
         });
       }
@@ -139,9 +150,8 @@ export class KernelNetwork {
   async load(rules: readonly JudgeRules[]): Promise<void> {
     for (const namespace of this.namespaces) {
       const wanted = rules.find((entry) => entry.namespace === namespace.description.name);
-      for (const family of ['ipv4', 'ipv6'] as const) {
-        await this.#loadFamily(namespace, family, wanted?.[family] ?? '');
-      }
+      this.#restoreSets(namespace);
+      await this.#loadRules(namespace, { ipv4: wanted?.ipv4 ?? '', ipv6: wanted?.ipv6 ?? '' });
       namespace.netlink.request(IPCTNL_MSG_CT_DELETE, NLM_F_ACK, 0, Buffer.alloc(0));
     }
   }
@@ -153,28 +163,53 @@ export class KernelNetwork {
     }
   }
 
-  async #loadFamily(namespace: BuiltNamespace, family: 'ipv4' | 'ipv6', text: string): Promise<void> {
-    const key = `${namespace.description.name} ${family}`;
-    if ((this.#loaded.get(key) ?? '') === text && !this.#hasState(text)) {
-      return;
+  /** Puts back what rules of target SET have changed. */
+  #restoreSets({ kernel, description: { name, ipSets } }: BuiltNamespace): void {
+    if (ipSets !== undefined && this.#changedSets.delete(name)) {
+      const flushed = [...ipSets.matchAll(/^create (\S+)/gm)].map(([, set = '']) => `flush ${set}\n`).join('');
+      kernel.run(() => runProgram('ipset', ['restore'], `${flushed}${ipSets.replaceAll(/^create .*\n/gm, '')}`));
     }
-    // Until the next rules are in, nothing is known about what is loaded.
-    this.#loaded.set(key, '?');
-    if (this.backend === 'nft') {
-      deleteTables(namespace, FAMILY[family]);
-      await waitForNoConntrack(namespace, family);
-    }
-    const program = `${family === 'ipv4' ? 'iptables' : 'ip6tables'}-${this.backend}-restore`;
-    for (const input of this.backend === 'legacy' ? legacyInputs(text) : text === '' ? [] : [text]) {
-      await restoreRules(namespace.kernel, program, input);
-    }
-    this.#loaded.set(key, text);
   }
 
-  /** Rules that remember packets are loaded anew for each case. */
-  #hasState(text: string): boolean {
-    return /-m (?:limit|recent|hashlimit|statistic|quota|connlimit|connbytes)\b|-j SNAT .*--persistent|-m nth/.test(text);
+  async #loadRules(namespace: BuiltNamespace, texts: Readonly<Record<FamilyName, string>>): Promise<void> {
+    const { name } = namespace.description;
+    const before = { ipv4: this.#loaded.get(`${name} ipv4`) ?? '', ipv6: this.#loaded.get(`${name} ipv6`) ?? '' };
+    // Lists that rules remember packets in are shared by both families.
+    const isRemembering = [...Object.values(texts), ...Object.values(before)].some(hasState);
+    const stale = FAMILIES.filter((family) => isRemembering || before[family] !== texts[family]);
+    for (const family of stale) {
+      // Until the next rules are in, nothing is known about what is loaded.
+      this.#loaded.set(`${name} ${family}`, UNKNOWN_RULES);
+      if (this.backend === 'nft') {
+        deleteTables(namespace, FAMILY[family]);
+        await waitForNoConntrack(namespace, family);
+      } else if (isRemembering) {
+        await restoreRules(namespace.kernel, programOf(this.backend, family), EMPTY_RULES);
+      }
+    }
+    if (isRemembering) {
+      await waitForNoLists(namespace);
+    }
+    for (const family of stale) {
+      const text = texts[family];
+      for (const input of this.backend === 'legacy' ? legacyInputs(text) : text === '' ? [] : [text]) {
+        await restoreRules(namespace.kernel, programOf(this.backend, family), input);
+      }
+      this.#loaded.set(`${name} ${family}`, text);
+    }
+    if (Object.values(texts).some((text) => /-j SET /.test(text))) {
+      this.#changedSets.add(name);
+    }
   }
+}
+
+/** Says whether rules remember packets: they are loaded anew for each case. */
+function hasState(text: string): boolean {
+  return text === UNKNOWN_RULES || /-m (?:limit|recent|hashlimit|statistic|quota|connlimit|connbytes)\b|-j SNAT .*--persistent/.test(text);
+}
+
+function programOf(backend: Backend, family: FamilyName): string {
+  return `${family === 'ipv4' ? 'iptables' : 'ip6tables'}-${backend}-restore`;
 }
 
 /**
@@ -193,12 +228,15 @@ function legacyInputs(text: string): readonly string[] {
     }
   }
   const isComplete = TABLES.every((name) => missing.includes(name) || BUILT_IN_CHAINS[name].every((chain) => named.get(name)?.has(chain) === true));
-  return isComplete ? [text + missing.map(emptyTable).join('')] : [TABLES.map(emptyTable).join(''), text];
+  return isComplete ? [text + missing.map(emptyTable).join('')] : [EMPTY_RULES, text];
 }
 
 function emptyTable(table: keyof typeof BUILT_IN_CHAINS): string {
   return [`*${table}`, ...BUILT_IN_CHAINS[table].map((chain) => `:${chain} ACCEPT [0:0]`), 'COMMIT', ''].join('\n');
 }
+
+/** The legacy backend keeps tables once they were used: with all of them empty nothing is left. */
+const EMPTY_RULES = TABLES.map(emptyTable).join('');
 
 async function restoreRules(kernel: KernelNamespace, program: string, input: string): Promise<void> {
   const child = kernel.run(() => spawn(program, [], { stdio: ['pipe', 'ignore', 'pipe'] }));
@@ -313,6 +351,17 @@ async function waitForNoConntrack({ kernel, netlink }: BuiltNamespace, family: '
 
 function countConnections(): number {
   return Number(readFileSync('/proc/sys/net/netfilter/nf_conntrack_count', 'utf8'));
+}
+
+/** What `-m recent` and `-m hashlimit` remember lives as long as the rules that name it. */
+async function waitForNoLists({ kernel, description }: BuiltNamespace): Promise<void> {
+  for (let tries = 0; tries < MAX_PROBES; tries += 1) {
+    if (kernel.run(() => LISTS.every((folder) => readdirSync(folder).length === 0))) {
+      return;
+    }
+    await wait(PROBE_MILLISECONDS);
+  }
+  throw new Error(`lists of ${description.name} stay without a rule that names them`);
 }
 
 function findIn<Value>(map: ReadonlyMap<string, Value>, name: string): Value {

@@ -255,6 +255,7 @@ function describeNamespace(world: JudgeWorld, description: JudgeNamespace, backe
     sysctls: description.sysctls,
     ruleSets: (['ipv4', 'ipv6'] as const).map((family) => ({ family, backend, text: own?.[family] ?? '' })),
     conntrack: [],
+    ...(description.ipSets === undefined ? {} : { ipSets: description.ipSets }),
     sockets: description.sockets.map((socket, index): SocketInfo => ({
       protocol: socket.protocol,
       state: socket.protocol === 'tcp' ? 'listen' : 'other',
