@@ -152,6 +152,9 @@ function applyConntrack({ options }: ExtensionTarget, text: string, packet: Pack
     packet.tracking = { connection: templateOf(id, packet.isIpv4), isReply: false, state: 'NEW' };
     return noted('CT', `conntrack will look in zone ${id}`);
   }
+  // Whatever else it asks for comes with a template as well: a later NOTRACK then does nothing.
+  packet.zoneRule = { id: 0, directions: 'both' };
+  packet.tracking = { connection: templateOf(0, packet.isIpv4), isReply: false, state: 'NEW' };
   return noted('CT', null);
 }
 

@@ -22,7 +22,7 @@ export function makerOf(lists: NamedLists | undefined, match: ExtensionMatch): E
 export function findNamedLists(tables: readonly Table[], backend: NamedLists['backend']): NamedLists {
   const makers = new Map<string, ExtensionMatch>();
   for (const table of tables) {
-    for (const { matches } of backend === 'nft' ? rulesOf([...table.chains.values()]).toSorted((left, right) => (left.line ?? 0) - (right.line ?? 0)) : rulesOf(chainsInMemory(table))) {
+    for (const { matches } of backend === 'nft' ? rulesOf([...table.chains.values()]).toSorted((left, right) => left.line - right.line) : rulesOf(chainsInMemory(table))) {
       for (const match of matches) {
         if (match.kind === 'extension' && (match.module === 'recent' || match.module === 'hashlimit') && !makers.has(listKey(match))) {
           makers.set(listKey(match), match);

@@ -197,7 +197,7 @@ export class KernelNetwork {
       }
       this.#loaded.set(`${name} ${family}`, text);
     }
-    if (Object.values(texts).some((text) => /-j SET /.test(text))) {
+    if (Object.values(texts).some((text) => text.includes('-j SET '))) {
       this.#changedSets.add(name);
     }
   }
