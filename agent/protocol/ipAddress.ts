@@ -100,6 +100,16 @@ export function isIpv4(address: IpAddress): boolean {
   return !address.includes(':');
 }
 
+/** Gives the address of the same family that means any: 0.0.0.0 or `::`. */
+export function anyAddressLike(address: IpAddress): IpAddress {
+  return (isIpv4(address) ? '0.0.0.0' : '::') as IpAddress;
+}
+
+/** Says whether an address means any of its family (INADDR_ANY, in6addr_any). */
+export function isAnyAddress(address: IpAddress): boolean {
+  return address === '0.0.0.0' || address === '::';
+}
+
 /** Events come by the thousand: this is several times as fast as join. */
 function formatIpv4(bytes: Uint8Array, start: number): IpAddress {
   return `${bytes[start] ?? 0}.${bytes[start + 1] ?? 0}.${bytes[start + 2] ?? 0}.${bytes[start + 3] ?? 0}` as IpAddress;

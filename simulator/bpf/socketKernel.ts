@@ -1,4 +1,4 @@
-import { isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
+import { isAnyAddress, isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import type { CgroupPath, Endpoint, IpAddress, NamespaceId, PortNumber } from '../../agent/protocol/scalars.ts';
 import { mapMessage, mapNewSocket, mapSockAddr, mapSocketOption, mapSockOps, readSocketAddress, SOCK_OPS, SOCKET_ADDRESS_BYTES, writeSocketAddress } from './contexts.ts';
 import type { AddressResult, Context, OptionAnswer } from './contexts.ts';
@@ -18,7 +18,7 @@ const AF_INET6 = 10;
 /** The level of SO_ORIGINAL_DST and of IP6T_SO_ORIGINAL_DST, which have the same number. */
 const OPTION_LEVELS = { [AF_INET]: 0, [AF_INET6]: 41 } as const;
 const SO_ORIGINAL_DST = 80;
-const ANY_ADDRESS = toIpAddress('0.0.0.0');
+const ANY_ADDRESS = { [AF_INET]: toIpAddress('0.0.0.0'), [AF_INET6]: toIpAddress('::') } as const;
 const NO_PORT = 0 as PortNumber;
 
 /** A program that is attached to a cgroup or to a sockhash. */
@@ -123,7 +123,7 @@ export class SocketKernel {
   acceptSocket(request: SocketRequest): KernelSocket {
     const cookie = this.#nextCookie;
     this.#nextCookie += 1n;
-    const nowhere: Endpoint = { address: ANY_ADDRESS, port: NO_PORT };
+    const nowhere: Endpoint = { address: ANY_ADDRESS[request.family], port: NO_PORT };
     const socket: KernelSocket = {
       cookie,
       namespace: request.namespace,
@@ -288,7 +288,7 @@ export class SocketKernel {
   }
 
   #decideAddress(socket: KernelSocket, attachType: string, address: Endpoint, family: 2 | 10): DatagramDecision {
-    const isBound = isIpv4(socket.local.address) ? socket.local.address !== ANY_ADDRESS : !/^[0:]*$/.test(socket.local.address);
+    const isBound = !isAnyAddress(socket.local.address);
     let current: AddressResult = { ...address, source: isBound ? socket.local.address : null };
     const runs = this.#cgroupHooks(socket, attachType).map((attachment): HookRun => {
       const { source, ...before } = current;

@@ -1,5 +1,5 @@
 import type { DecisionEvent } from '../../agent/protocol/acceleration.ts';
-import { isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
+import { anyAddressLike, isAnyAddress, isIpv4 } from '../../agent/protocol/ipAddress.ts';
 import type { CgroupPath, Endpoint, PortNumber } from '../../agent/protocol/scalars.ts';
 import type { Decision, Flow, PacketState, TraceLeg, TraceOutcome } from '../../agent/protocol/trace.ts';
 import { changedMaps } from '../bpf/describeRun.ts';
@@ -178,7 +178,7 @@ class AcceleratedFlow {
       cgroup: request.cgroup,
       owner: request.owner,
       family: isIpv4(destination.address) ? 2 : 10,
-      local: request.address === null && request.port === null ? null : { address: request.address ?? toIpAddress('0.0.0.0'), port: request.port ?? (0 as PortNumber) },
+      local: request.address === null && request.port === null ? null : { address: request.address ?? anyAddressLike(destination.address), port: request.port ?? (0 as PortNumber) },
     });
     const client = made.socket;
     this.#recorder.enter(leg, 'socket');
@@ -199,7 +199,7 @@ class AcceleratedFlow {
       description,
       uid: request.owner.uid,
       gid: request.gid,
-      address: client.local.address === '0.0.0.0' ? null : client.local.address,
+      address: isAnyAddress(client.local.address) ? null : client.local.address,
       port: client.local.port === 0 ? null : client.local.port,
       destination: connected.destination,
       beforeSyn: (local, remote) => {

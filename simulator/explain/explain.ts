@@ -15,7 +15,7 @@ export interface ExplainOptions {
 /**
  * Explains one connection on both paths: by the rules of the snapshot alone, and with Meshpath's programs in front of
  * them; and says which of the two is in force for the process that connects, and what differs. Deterministic. Throws
- * INPUT_INVALID for a flow that is not of this snapshot, NOT_SUPPORTED for IPv6, BPF_OBJECT_INVALID for another object.
+ * INPUT_INVALID for a flow that is not of this snapshot, BPF_OBJECT_INVALID for another object.
  */
 export function explain(snapshot: Snapshot, flow: Flow, options: ExplainOptions): Explanation {
   const world = buildWorld(snapshot);

@@ -1,19 +1,14 @@
 import { isIpv4 } from '../../agent/protocol/ipAddress.ts';
-import { inputError, MeshpathError } from '../../agent/protocol/errors.ts';
+import { inputError } from '../../agent/protocol/errors.ts';
 import type { Flow, FlowSource } from '../../agent/protocol/trace.ts';
 import type { World, WorldNamespace } from '../world/world.ts';
 import { isAtOrBelow } from './acceleratedPods.ts';
 
-/** Throws NOT_SUPPORTED where a flow is not TCP over IPv4, and INPUT_INVALID where its parts contradict each other. */
+/** Throws INPUT_INVALID where the parts of a flow contradict each other. */
 export function checkFlow(flow: Flow): void {
   const { source, destination } = flow;
-  if (!isIpv4(destination.address) || (source.address !== null && !isIpv4(source.address))) {
-    throw new MeshpathError({
-      code: 'NOT_SUPPORTED',
-      message: 'Connections over IPv6 cannot be explained yet.',
-      reason: `The flow goes to ${destination.address}; the simulated kernel knows TCP over IPv4.`,
-      remedy: 'Explain the connection to an IPv4 address of the same server.',
-    });
+  if (source.address !== null && isIpv4(source.address) !== isIpv4(destination.address)) {
+    throw inputError('The source and the destination are of two families.', `The flow goes from ${source.address} to ${destination.address}.`, 'Give both as IPv4 or both as IPv6.');
   }
   if (destination.port === 0) {
     throw inputError('A connection needs a port.', 'The destination port is 0.', 'Give a destination port from 1 to 65535.');

@@ -102,7 +102,8 @@ test('flows that are none are refused with what is wrong', () => {
   ] as const) {
     assert.throws(() => parseFlowText(snapshot, text), { code: 'INPUT_INVALID', message });
   }
-  assert.throws(() => explainIptables(buildWorld(snapshot), parseFlowText(snapshot, 'pod-a -> [::1]:80')), { code: 'NOT_SUPPORTED' });
+  const mixed = parseFlowText(snapshot, 'pod-a -> [::1]:80 from 127.0.0.1');
+  assert.throws(() => explainIptables(buildWorld(snapshot), mixed), { code: 'INPUT_INVALID', message: /two families/ });
 });
 
 test('a flow names who connects, or takes the one user of the place', () => {

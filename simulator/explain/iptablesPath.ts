@@ -16,8 +16,8 @@ type Role = 'application' | 'sidecar';
 
 /**
  * Explains what netfilter does with one connection: from the process through its namespace's hooks to the socket that
- * takes it, and on with each connection that a transparent sidecar opens for it. IPv4 and TCP. Throws INPUT_INVALID for
- * a flow that is not of this world, NOT_SUPPORTED for IPv6.
+ * takes it, and on with each connection that a transparent sidecar opens for it. Throws INPUT_INVALID for a flow that is
+ * not of this world.
  */
 export function explainIptables(world: World, flow: Flow): Trace {
   checkFlow(flow);

@@ -1,5 +1,5 @@
 import type { DecisionEvent } from '../../agent/protocol/acceleration.ts';
-import { isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
+import { anyAddressLike, isIpv4 } from '../../agent/protocol/ipAddress.ts';
 import type { CgroupPath, Endpoint, PortNumber } from '../../agent/protocol/scalars.ts';
 import type { FlowSource, Trace, TraceOutcome } from '../../agent/protocol/trace.ts';
 import { sameEndpoint, writeEndpoint } from '../world/tuple.ts';
@@ -50,7 +50,7 @@ export function explainQuestion(world: World, flow: QuestionFlow, object: Uint8A
     owner: { pid: 0, command: '', uid: source.uid, gid: source.gid, cgroupId: cgroupId(world, source.cgroup) },
     family: isIpv4(destination.address) ? 2 : 10,
     protocol: 'udp',
-    local: source.address === null && source.port === null ? null : { address: source.address ?? toIpAddress('0.0.0.0'), port: source.port ?? NO_PORT },
+    local: source.address === null && source.port === null ? null : { address: source.address ?? anyAddressLike(destination.address), port: source.port ?? NO_PORT },
   });
   const asked = socketState(socket.local, destination);
   const say = (reason: string): number =>

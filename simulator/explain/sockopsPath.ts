@@ -19,8 +19,8 @@ const NANOSECONDS_PER_STEP = 1_000n;
  * Explains what happens to one connection where Meshpath's programs are attached: the compiled programs of `object` run
  * in the virtual machine inside connect(2), when the connection is established, when its ends ask for addresses, and on
  * the first message; every packet of the handshake still meets the rules. The pods are those of the snapshot's
- * accelerations, or, where none is on, all pods with a known mesh. IPv4 and TCP. Throws INPUT_INVALID for a flow that is
- * not of this world, NOT_SUPPORTED for IPv6, BPF_OBJECT_INVALID where `object` is not Meshpath's.
+ * accelerations, or, where none is on, all pods with a known mesh. Throws INPUT_INVALID for a flow that is not of
+ * this world, BPF_OBJECT_INVALID where `object` is not Meshpath's.
  */
 export function explainSockops(world: World, flow: Flow, object: Uint8Array): Trace {
   return predictSockops(world, flow, object).trace;

@@ -1,4 +1,4 @@
-import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
+import { anyAddressLike, isAnyAddress, toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import type { Endpoint, IpAddress, PortNumber } from '../../agent/protocol/scalars.ts';
 import { toPortNumber } from '../../agent/protocol/scalars.ts';
 import type { SocketInfo } from '../../agent/protocol/snapshot.ts';
@@ -101,8 +101,7 @@ function bindSocket(simulation: Simulation, recorder: TraceRecorder, request: Co
   const route = findRoute(namespace, { destination: target, source: given, mark: 0, inInterface: 'lo' });
   const found = route.kind === 'refuse' || route.kind === 'unknown' ? null : route;
   const source = given ?? (found === null ? null : selectSource(namespace, found, target));
-  const nowhere = target.isIpv4 ? '0.0.0.0' : '::';
-  const client: SocketEnd = { namespace: namespace.id, description: request.description, uid: request.uid, address: { address: source?.text ?? toIpAddress(nowhere), port } };
+  const client: SocketEnd = { namespace: namespace.id, description: request.description, uid: request.uid, address: { address: source?.text ?? anyAddressLike(destination.address), port } };
   const state: PacketState = { source: client.address, destination, inInterface: null, outInterface: null, mark: 0, connection: null };
   const routing = (kind: { readonly table: number | null; readonly route: string | null }, decision: Parameters<TraceRecorder['add']>[0]['decision'], reason: string, after: PacketState): number =>
     recorder.add({ place: { kind: 'routing', namespace: namespace.id, ...kind }, before: state, after, decision, reason });
@@ -138,7 +137,7 @@ function bindSocket(simulation: Simulation, recorder: TraceRecorder, request: Co
 
 /** 0.0.0.0 and :: mean this machine. */
 function anyToLocal({ destination, address }: ConnectRequest): Endpoint {
-  if (destination.address !== '0.0.0.0' && destination.address !== '::') {
+  if (!isAnyAddress(destination.address)) {
     return destination;
   }
   return { ...destination, address: address ?? toIpAddress(destination.address === '::' ? '::1' : '127.0.0.1') };

@@ -23,6 +23,7 @@ import type { Lab } from '../lab/lab.ts';
 import { SIDECAR_IDENTITY } from '../../agent/lab/pod.ts';
 import type { LabPod } from '../../agent/lab/pod.ts';
 import { waitForNothingLeft } from '../lab/leftovers.ts';
+import { meshRules } from '../lab/meshRules.ts';
 import { missingForKernel } from '../requirements.ts';
 import type { DatagramStep } from './datagramClient.ts';
 import { startDatagramClient, startDnsServer } from './datagramPrograms.ts';
@@ -59,7 +60,7 @@ function decisionsBySocket(events: readonly DecisionEvent[]): readonly string[] 
     .map((list) => {
       const isAccepting = list.some(({ reason }) => reason === 'enrolled_passive');
       return list
-        .filter(({ hook, reason, uid }) => reason !== 'connection_closed' && !(isAccepting && hook === 'sk_msg') && !(uid === SIDECAR_IDENTITY.uid && hook === 'getpeername4'))
+        .filter(({ hook, reason, uid }) => reason !== 'connection_closed' && !(isAccepting && hook === 'sk_msg') && !(uid === SIDECAR_IDENTITY.uid && hook.startsWith('getpeername')))
         .map(describeDecision)
         .join(' | ');
     })
@@ -158,6 +159,26 @@ suite('the virtual machine against the kernel: what the programs decide about re
     events.length = 0;
     const own = await compare(comparison, { address: lab.pod(0).address, port: toPortNumber(server.port) });
     assert.equal(own[0]?.reason, 'passed_own_address');
+  });
+
+  test('over IPv6, between two accelerated pods', async () => {
+    const { lab, node, programIds } = comparison;
+    const addresses = lab.pods.map((_, index) => toIpAddress(`fd00:77::${11 + index}`));
+    await Promise.all(
+      lab.pods.map(async (pod, index) => {
+        await pod.run('ip', ['-6', 'address', 'add', `${addresses[index] ?? ''}/64`, 'dev', 'eth0', 'nodad']);
+        await pod.run('ip', ['-6', 'address', 'add', `${ISTIO_PROFILE.passthroughSourceV6 ?? ''}/128`, 'dev', 'lo', 'nodad']);
+        await pod.run('ip6tables-restore', [], meshRules(ISTIO_PROFILE, 6));
+      }),
+    );
+    const proxy = { listenAddress: '::', passthroughSourceV6: ISTIO_PROFILE.passthroughSourceV6 ?? '' };
+    const [server] = await Promise.all([lab.pod(1).startServer({ address: '::', port: 8080 }), ...lab.pods.map((pod) => pod.startProxy(proxy))]);
+    const info = await node.call('turnAccelerationOn', { profile: 'istio', pods: lab.pods.map(({ cgroup, address }, index) => ({ cgroup, addresses: [address, ...addresses.slice(index, index + 1)] })) });
+    programIds.push(...info.programIds);
+    const [, destination] = addresses;
+    assert.ok(destination !== undefined);
+    const events = await compare(comparison, { address: destination, port: toPortNumber(server.port) });
+    assert.equal(events.filter(({ reason }) => reason === 'message_redirected').length, 3);
   });
 
   for (const connects of [false, true]) {
