@@ -22,7 +22,7 @@ interface Described {
 }
 
 export type ExtensionMatch = Extract<Match, { kind: 'extension' }>;
-/** Makes the test of a module of its options; undefined where it is not modelled. `siblings` are all matches of the rule; `lists` says which rules made the lists that it names. */
+/** Makes the test of a module of its options; undefined where it is not modelled. `siblings` are all matches of its instance of the module; `lists` says which rules made the lists that it names. */
 export type ModuleCompiler = (match: ExtensionMatch, siblings: readonly Match[], lists?: NamedLists) => Described | undefined;
 
 /** Makes a match of another module of iptables ready. What is not modelled compares to unknown. */

@@ -6,6 +6,7 @@ import type { Packet } from './packet.ts';
 import { TCP_FLAG_BITS, writeTcpFlags } from './packet.ts';
 import { PROTOCOL, hasPorts, protocolName, protocolNumber } from './protocolNumbers.ts';
 import type { MaskedValue, Match, NumberRange, TcpFlag } from './ruleSet.ts';
+import { instanceOf } from './typedMatches.ts';
 import { writeMatch } from './writeRuleSet.ts';
 
 /** How a packet compares with a match. */
@@ -30,8 +31,8 @@ export interface CompiledMatch {
 type Test = CompiledMatch['test'];
 type Actual = CompiledMatch['actual'];
 
-/** Makes a match ready. Gives null for what compares nothing: a comment, the name of a module. `siblings` are all matches of its rule: some change what others mean. `lists` says which rules made the lists that it names. */
-export function compileMatch(match: Match, siblings: readonly Match[], lists?: NamedLists): CompiledMatch | null {
+/** Makes a match ready. Gives null for what compares nothing: a comment, the name of a module. `matches` are all those of its rule: some change what others of their module mean. `lists` says which rules made the lists that it names. */
+export function compileMatch(match: Match, matches: readonly Match[], lists?: NamedLists): CompiledMatch | null {
   switch (match.kind) {
     case 'comment':
     case 'module':
@@ -39,7 +40,7 @@ export function compileMatch(match: Match, siblings: readonly Match[], lists?: N
     case 'addressTypeInterface':
       return null;
     default:
-      return compileComparing(match, siblings, lists);
+      return compileComparing(match, instanceOf(match, matches), lists);
   }
 }
 

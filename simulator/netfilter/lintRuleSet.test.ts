@@ -25,6 +25,17 @@ const ISTIO_OUTPUT = `:ISTIO_OUTPUT - [0:0]
 -A ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN
 -A ISTIO_OUTPUT -j ISTIO_REDIRECT`;
 
+test('options of one instance of a module say nothing about another one', () => {
+  const rules = '-A POSTROUTING -m addrtype ! --src-type LOCAL --limit-iface-out -m addrtype --src-type LOCAL -j MASQUERADE';
+  assert.deepEqual(lint(rules, 'nat'), []);
+});
+
+test('an IPv6 address has several types', () => {
+  const rules = '*filter\n-A INPUT -m addrtype --dst-type UNICAST -m addrtype --dst-type LOCAL -j ACCEPT\n-A INPUT -m addrtype --dst-type LOCAL,UNICAST -j DROP\nCOMMIT\n';
+  assert.deepEqual(lintRuleSet(readRuleSet(rules, { family: 'ipv6' })), []);
+  assert.deepEqual(lintRuleSet(readRuleSet(rules, { family: 'ipv4' })).map(({ code }) => code), ['contradiction']);
+});
+
 test("Istio's own rules hold two that can never match: what leaves by lo is taken whoever sends it", () => {
   assert.deepEqual(lint(ISTIO_OUTPUT, 'nat'), ['shadowed ISTIO_OUTPUT 5', 'shadowed ISTIO_OUTPUT 6']);
   const [first] = lintRuleSet(readRuleSet(`*nat\n${ISTIO_OUTPUT}\nCOMMIT\n`));

@@ -2,7 +2,7 @@ import type { Hook, TableName } from '../../agent/protocol/trace.ts';
 import { followJumps, jumpOrder } from './checkTable.ts';
 import type { Literal } from './ruleLiteral.ts';
 import { changesPackets, impossibleAt, implies, isEmpty, literalsOf, negate } from './ruleLiteral.ts';
-import type { Chain, ParsedRuleSet, Rule, Table, Target } from './ruleSet.ts';
+import type { AddressFamily, Chain, ParsedRuleSet, Rule, Table, Target } from './ruleSet.ts';
 import { BUILT_IN_CHAINS, UNREADABLE_RULE } from './ruleSet.ts';
 
 /** What lintRuleSet finds. */
@@ -56,7 +56,7 @@ const MAX_ROUNDS = 4;
  * reason. Pure; findings come in the order of the text.
  */
 export function lintRuleSet(ruleSet: ParsedRuleSet): readonly RuleFinding[] {
-  return ruleSet.tables.flatMap((table) => new TableLint(table).run()).toSorted((left, right) => left.line - right.line || left.column - right.column);
+  return ruleSet.tables.flatMap((table) => new TableLint(table, ruleSet.family).run()).toSorted((left, right) => left.line - right.line || left.column - right.column);
 }
 
 interface KnownRule {
@@ -72,6 +72,7 @@ interface KnownRule {
 
 class TableLint {
   readonly #table: Table;
+  readonly #family: AddressFamily;
   readonly #findings: RuleFinding[] = [];
   readonly #isSteady: boolean;
   readonly #absorbing = new Set<string>();
@@ -79,8 +80,9 @@ class TableLint {
   readonly #entry = new Map<string, readonly Literal[]>();
   #comparisons = 0;
 
-  constructor(table: Table) {
+  constructor(table: Table, family: AddressFamily) {
     this.#table = table;
+    this.#family = family;
     this.#isSteady = !changesPackets(table);
   }
 
@@ -117,7 +119,7 @@ class TableLint {
   #lintChain(chain: Chain, hooks: ReadonlySet<Hook>): void {
     const known = chain.rules.map((rule, index): KnownRule => {
       const isUnreadable = rule.target.kind === 'unknown' && rule.target.name === UNREADABLE_RULE;
-      return { rule, position: index + 1, ...literalsOf(rule, this.#isSteady), isUnreadable, takes: !isUnreadable && takesPackets(rule.target, this.#absorbing) };
+      return { rule, position: index + 1, ...literalsOf(rule, this.#isSteady, this.#family), isUnreadable, takes: !isUnreadable && takesPackets(rule.target, this.#absorbing) };
     });
     const entry = this.#entry.get(chain.name) ?? [];
     const seen = new Map<string, KnownRule>();

@@ -1,7 +1,8 @@
 import type { Hook } from '../../agent/protocol/trace.ts';
 import type { AddressPrefix } from './addressPrefix.ts';
 import { prefixContains } from './addressPrefix.ts';
-import type { Match, NumberRange, Rule, Table } from './ruleSet.ts';
+import type { AddressFamily, Match, NumberRange, Rule, Table } from './ruleSet.ts';
+import { instanceOf } from './typedMatches.ts';
 import { writeMatch } from './writeRuleSet.ts';
 
 /**
@@ -41,16 +42,16 @@ export function changesPackets(table: Table): boolean {
   );
 }
 
-/** Gives the conditions of a rule as literals; null where one has none, so that nothing follows from the rule's failing. */
-export function literalsOf(rule: Rule, isSteady: boolean): { readonly literals: readonly Literal[]; readonly isWhole: boolean } {
+/** Gives the conditions of a rule as literals; `isWhole` is false where one has none, so that nothing follows from the rule's failing. */
+export function literalsOf(rule: Rule, isSteady: boolean, family: AddressFamily): { readonly literals: readonly Literal[]; readonly isWhole: boolean } {
   const literals: Literal[] = [];
   let isWhole = true;
   const owners = rule.matches.filter(({ kind }) => kind === 'owner' || kind === 'socketExists' || kind === 'supplementaryGroups');
   for (const match of rule.matches) {
-    if (match.kind === 'comment' || match.kind === 'module') {
+    if (match.kind === 'comment' || match.kind === 'module' || match.kind === 'addressTypeInterface') {
       continue;
     }
-    const literal = literalOf(match, isSteady, owners.length);
+    const literal = match.kind === 'addressType' ? addressTypeLiteral(match, rule.matches, family) : literalOf(match, isSteady, owners.length);
     if (literal === null) {
       isWhole = false;
     } else {
@@ -60,7 +61,7 @@ export function literalsOf(rule: Rule, isSteady: boolean): { readonly literals: 
   return { literals, isWhole };
 }
 
-function literalOf(match: Match, isSteady: boolean, owners: number): Literal | null {
+function literalOf(match: Exclude<Match, { kind: 'addressType' }>, isSteady: boolean, owners: number): Literal | null {
   const make = (dimension: string, set: LiteralSet, negated: boolean, isOfTransport = false): Literal => ({ dimension, set, negated, isOfTransport });
   switch (match.kind) {
     case 'source':
@@ -92,13 +93,19 @@ function literalOf(match: Match, isSteady: boolean, owners: number): Literal | n
     case 'connectionMark':
       // Without a connection, connmark fails negated or not.
       return isSteady && match.kind === 'mark' ? make('mark', { kind: 'bits', value: BigInt(match.wanted.value), mask: BigInt(match.wanted.mask) }, match.negated) : null;
-    case 'addressType':
-      return make(`address type ${match.which}`, { kind: 'words', words: match.types }, match.negated);
     case 'extension':
       return isSteady && STEADY_MODULES.has(match.module) ? make(`module ${match.module}`, { kind: 'text', text: writeMatch(match) }, false, true) : match.module.startsWith('icmp') ? icmpLiteral(match) : null;
     default:
       return null;
   }
+}
+
+/** On one interface an address has another type than anywhere. An IPv4 address has one type, an IPv6 address all that fit (net/netfilter/xt_addrtype.c). */
+function addressTypeLiteral(match: Extract<Match, { kind: 'addressType' }>, matches: readonly Match[], family: AddressFamily): Literal {
+  const limit = instanceOf(match, matches).find((one) => one.kind === 'addressTypeInterface');
+  const dimension = `address type ${match.which}${limit === undefined ? '' : ` of interface ${limit.which}`}`;
+  const set: LiteralSet = family === 'ipv4' ? { kind: 'words', words: match.types } : { kind: 'text', text: '' };
+  return { dimension: family === 'ipv4' ? dimension : `${dimension} ${match.types.toSorted().join()}`, set, negated: match.negated, isOfTransport: false };
 }
 
 function icmpLiteral(match: Extract<Match, { kind: 'extension' }>): Literal | null {

@@ -19,6 +19,15 @@ export function toMatches(module: string, options: readonly ExtensionOption[]): 
   return rest.length === 0 ? matches : [...matches, { kind: 'extension', module, options: rest, named: true }];
 }
 
+/** Gives the matches of the instance of a module that a match belongs to: `-m addrtype … -m addrtype …` are two, and no option of one says anything about the other. */
+export function instanceOf(match: Match, matches: readonly Match[]): readonly Match[] {
+  const begins = (one: Match): boolean => one.kind === 'module' || (one.kind === 'extension' && !one.named);
+  const place = matches.indexOf(match);
+  const start = matches.findLastIndex((one, index) => index <= place && begins(one));
+  const end = matches.findIndex((one, index) => index > place && begins(one));
+  return matches.slice(Math.max(0, start), end < 0 ? matches.length : end);
+}
+
 /**
  * Brings tcp and udp into the form of iptables-nft: it keeps no modules for them, but comparisons, of which it makes one
  * module again, the later ones first in it (iptables/nft-shared.c, nft_create_match). A module that says nothing is kept
