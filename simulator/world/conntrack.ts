@@ -35,7 +35,7 @@ export class Connection implements ConnectionView {
   tcpState: TcpState | null = null;
   /** Whether a side asked to close: a new SYN then opens anew. */
   closing = false;
-  /** Whether segments that a socket wrote belong to it, by direction: what crafted ones are numbered then need not fit. */
+  /** Whether segments that a socket wrote, but for resets, belong to it, by direction: what crafted ones are numbered then need not fit. */
   numbered: [boolean, boolean] = [false, false];
   /** Packets and bytes of each direction, where the simulation saw them. */
   packets: [number, number] = [0, 0];

@@ -433,7 +433,7 @@ export class PacketWay {
     if (destination.w0 === -1 || (source.w0 === 0 && destination.w0 === 0)) {
       return null;
     }
-    const nowhere = [source, destination].find((address) => address.w0 >>> 24 === 0);
+    const nowhere = [source, destination].find((address) => address.w0 === 0);
     if (nowhere !== undefined) {
       return this.#martian(namespace, `${nowhere.text} is no address of a host (martian)`);
     }

@@ -128,7 +128,8 @@ export function selectDeviceAddress(namespace: WorldNamespace, device: string, t
 export function addressType(namespace: WorldNamespace, address: Address, device: string | null): string {
   if (address.isIpv4) {
     const first = address.w0 >>> 24;
-    if (first === 0 || address.w0 === -1) {
+    // Of 0.0.0.0/8 only the first address is no host's since Linux 5.3 (include/linux/in.h, ipv4_is_zeronet).
+    if (address.w0 === 0 || address.w0 === -1) {
       return 'BROADCAST';
     }
     if (first >= 224 && first < 240) {

@@ -248,7 +248,7 @@ function isCraftedNumber(packet: WorldPacket): boolean {
 
 function count(connection: Connection, packet: WorldPacket, isReply: boolean): void {
   const direction = isReply ? 1 : 0;
-  connection.numbered[direction] ||= !isCraftedNumber(packet);
+  connection.numbered[direction] ||= !isCraftedNumber(packet) && (packet.tcpFlags & TCP_FLAG_BITS.RST) === 0;
   connection.packets[direction] += 1;
   connection.bytes[direction] += packet.length;
 }

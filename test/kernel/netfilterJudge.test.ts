@@ -4,6 +4,8 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import type { Tally } from '../netfilterJudge/judge.ts';
 import { describeDifference, describeTally, emptyTally, judgeRandomCases } from '../netfilterJudge/judge.ts';
+import type { SourcesJudgement } from '../netfilterJudge/judgeSources.ts';
+import { judgeSources } from '../netfilterJudge/judgeSources.ts';
 import { judgeRuleSet } from '../netfilterJudge/judgeRuleSet.ts';
 import { readRuleSetFile } from '../netfilterJudge/ruleSetFile.ts';
 import { findCommand, missingForKernel } from '../requirements.ts';
@@ -15,10 +17,11 @@ import { findCommand, missingForKernel } from '../requirements.ts';
 
 const BACKENDS = ['nft', 'legacy'] as const;
 /** On each backend. */
-const RANDOM_FLOWS = 1_250;
+const RANDOM_FLOWS = 2_000;
+const RANDOM_WORLDS_OF_SOURCES = 10;
 const FLOWS_PER_RULE_SET = 200;
-/** Always the same, so that a red run is news of the change that it tries; `npm run fuzz:netfilter` takes another one each time. */
-const SEED = Number(process.env['MESHPATH_SEED'] ?? 713);
+/** Another one at each run, which tells it. */
+const SEED = Number(process.env['MESHPATH_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
 const DATA = join(import.meta.dirname, '../../../shared/data');
 
 function assertNothingFound(tally: Tally): void {
@@ -40,6 +43,21 @@ for (const backend of BACKENDS) {
       context.diagnostic(describeTally(tally));
       assertNothingFound(tally);
       assert.ok(tally.flows >= RANDOM_FLOWS);
+    });
+
+    test('the sources that reach a port', async (context) => {
+      context.diagnostic(`seed ${SEED}; to do the same again: MESHPATH_SEED=${SEED}`);
+      const judged: SourcesJudgement[] = [];
+      for (let world = 0; world < RANDOM_WORLDS_OF_SOURCES; world += 1) {
+        const one = await judgeSources(backend, SEED + world);
+        if (one !== null) {
+          judged.push(one);
+        }
+      }
+      const count = (of: (one: SourcesJudgement) => number): number => judged.reduce((sum, one) => sum + of(one), 0);
+      context.diagnostic(`${judged.length} worlds, ${count(({ ranges }) => ranges)} ranges (${count(({ undecided }) => undecided)} not decided), ${count(({ tried }) => tried)} sources tried`);
+      assert.deepEqual(judged.flatMap(({ wrong }) => wrong), [], `again: MESHPATH_SEED=${SEED}`);
+      assert.ok(count(({ tried }) => tried) > 0);
     });
 
     for (const [folder, ending] of [['rulesets', '.rules'], ['istio', '.golden']] as const) {

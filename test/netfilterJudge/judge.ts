@@ -194,7 +194,7 @@ async function tryComparison(bench: JudgeBench, draft: CaseDraft): Promise<Diffe
 }
 
 /** Whether it is iptables that would not take the rules. */
-function isRefusal(error: unknown): boolean {
+export function isRefusal(error: unknown): boolean {
   return error instanceof Error && /^ip6?tables-\w+-restore: /.test(error.message);
 }
 

@@ -337,6 +337,6 @@ function findLink(world: JudgeWorld, namespace: string, device: string): JudgeLi
   return world.namespaces.find(({ name }) => name === namespace)?.links.find(({ name }) => name === device);
 }
 
-function namespaceId(world: JudgeWorld, name: string): NamespaceId {
+export function namespaceId(world: JudgeWorld, name: string): NamespaceId {
   return String(world.namespaces.findIndex((namespace) => namespace.name === name) + 1) as NamespaceId;
 }
