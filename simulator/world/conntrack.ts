@@ -35,8 +35,8 @@ export class Connection implements ConnectionView {
   tcpState: TcpState | null = null;
   /** Whether a side asked to close: a new SYN then opens anew. */
   closing = false;
-  /** Whether segments that a socket wrote, but for resets, belong to it, by direction: what crafted ones are numbered then need not fit. */
-  numbered: [boolean, boolean] = [false, false];
+  /** Directions in which segments that a socket wrote, but for resets, belong to it: bit 0 original, bit 1 reply. What crafted ones are numbered then need not fit. */
+  numberedDirections = 0;
   /** Packets and bytes of each direction, where the simulation saw them. */
   packets: [number, number] = [0, 0];
   bytes: [number, number] = [0, 0];
@@ -78,7 +78,7 @@ export class Connection implements ConnectionView {
     copy.masqueradeDevice = this.masqueradeDevice;
     copy.tcpState = this.tcpState;
     copy.closing = this.closing;
-    copy.numbered = [...this.numbered];
+    copy.numberedDirections = this.numberedDirections;
     copy.packets = [...this.packets];
     copy.bytes = [...this.bytes];
     return copy;

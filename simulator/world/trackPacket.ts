@@ -13,6 +13,8 @@ import { readSysctl } from './world.ts';
 const UNTRACKED_ICMPV6: ReadonlySet<number> = new Set([130, 131, 132, 133, 134, 135, 136, 143]);
 /** Types that begin a connection: a question that has an answer (nf_conntrack_proto_icmp.c and _icmpv6.c, valid_new). */
 const ASKING_ICMP: ReadonlySet<number> = new Set([8, 13, 15, 17]);
+/** All bits of numberedDirections of a connection. */
+const BOTH_DIRECTIONS = 3;
 const ASKING_ICMPV6: ReadonlySet<number> = new Set([128, 139]);
 
 /** Finds or begins the connection of a packet (net/netfilter/nf_conntrack_core.c, nf_conntrack_in): what has one already keeps it. Always goes on, but for what is not known. */
@@ -150,7 +152,7 @@ function update(tracker: ConnectionTracker, packet: WorldPacket, found: FoundCon
   const { connection, isReply } = found;
   const state = isReply || connection.seenReply ? 'ESTABLISHED' : 'NEW';
   if (packet.protocol === PROTOCOL.tcp && connection.tcpState !== null) {
-    if ((packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0 && isCraftedNumber(packet) && connection.numbered[0] && connection.numbered[1]) {
+    if ((packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0 && isCraftedNumber(packet) && connection.numberedDirections === BOTH_DIRECTIONS) {
       return { dependsOn: `whether the sequence number of a reset fits into the connection ${writeTuple(connection.original)}` };
     }
     const effect = updateTcp(tracker, packet, connection, isReply);
@@ -248,7 +250,9 @@ function isCraftedNumber(packet: WorldPacket): boolean {
 
 function count(connection: Connection, packet: WorldPacket, isReply: boolean): void {
   const direction = isReply ? 1 : 0;
-  connection.numbered[direction] ||= !isCraftedNumber(packet) && (packet.tcpFlags & TCP_FLAG_BITS.RST) === 0;
+  if (!isCraftedNumber(packet) && (packet.tcpFlags & TCP_FLAG_BITS.RST) === 0) {
+    connection.numberedDirections |= 1 << direction;
+  }
   connection.packets[direction] += 1;
   connection.bytes[direction] += packet.length;
 }
