@@ -298,8 +298,9 @@ const connectionBytes: ModuleCompiler = (match) => {
   const pick = ([original, reply]: readonly [number, number]): number => (direction === 'original' ? original : direction === 'reply' ? reply : original + reply);
   return {
     what: `${mode ?? ''} of the connection`,
-    test: ({ tracking }) => {
-      if (tracking === null) {
+    test: ({ tracking, zoneRule }) => {
+      // A template of CT counts nothing, negated or not.
+      if (tracking === null || zoneRule !== null) {
         return FAILED;
       }
       const { connection } = tracking;
