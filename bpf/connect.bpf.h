@@ -41,11 +41,6 @@ struct rewrite {
 	__u16 port; /* host order; 0: it goes where it was to go */
 };
 
-static __always_inline const struct ip_address *get_pod_source(const struct pod *pod, bool of_ipv4)
-{
-	return of_ipv4 ? &pod->source : &pod->source6;
-}
-
 static __always_inline bool is_from_passthrough(const struct connect_request *request)
 {
 	const volatile struct ip_address *passthrough =
@@ -122,6 +117,9 @@ static __always_inline enum decision_reason decide_for_application(const struct 
 	/* Its source would be an address of its link. */
 	if (is_link_local(&request->destination))
 		return DECISION_PASSED_LINK_LOCAL;
+	/* Routing has nothing to pick from either: connect(2) fails as it does without the programs. */
+	if (is_none(&request->source) && !has_source_for(pod, &request->destination))
+		return DECISION_PASSED_NOT_CONFIGURED;
 	if (request->port_lists & PORT_EXCLUDED_OUTBOUND)
 		return DECISION_PASSED_EXCLUDED_PORT;
 	if (request->is_question) {

@@ -95,7 +95,7 @@ static __always_inline __u32 take_slot(struct datagram_state *state, const struc
 /* Its addresses are taken back before its programs are detached: then nothing new is taken. */
 static __always_inline bool is_withdrawn(const struct pod *pod)
 {
-	return !bpf_map_lookup_elem(&pod_addresses, &pod->source);
+	return !bpf_map_lookup_elem(&pod_addresses, get_pod_source(pod, !is_none(&pod->source)));
 }
 
 /* The rules of OUTPUT for UDP, which come before those for what is included. */
@@ -124,6 +124,8 @@ static __always_inline enum decision_reason decide_question(struct bpf_sock_addr
 		return DECISION_PASSED_NOT_INCLUDED;
 	if (is_link_local(&datagram->destination))
 		return DECISION_PASSED_LINK_LOCAL;
+	if (!has_source_for(pod, &datagram->destination))
+		return DECISION_PASSED_NOT_CONFIGURED;
 	if (sk->bound_dev_if || (!is_none(&datagram->source) && !is_loopback(&datagram->source)))
 		return DECISION_PASSED_BIND_FAILED;
 	if (!has_resolver(ctx, of_ipv4))
@@ -170,7 +172,7 @@ static __always_inline void set_own_address(struct datagram_state *state, const 
 	if (owner && owner->cgroup_id == pod->cgroup_id)
 		state->own_address = datagram->destination;
 	else
-		state->own_address = is_ipv4(&datagram->destination) ? pod->source : pod->source6;
+		state->own_address = *get_pod_source(pod, is_ipv4(&datagram->destination));
 }
 
 static __always_inline bool is_connect(const struct datagram *datagram)

@@ -45,4 +45,15 @@ static __always_inline bool is_in_range(__u16 list, const struct ip_address *add
 	return profile.has_ranges && bpf_map_lookup_elem(&ranges, &key);
 }
 
+/* The address that routing picks as the source, of connections of one family; all zero: it has none. */
+static __always_inline const struct ip_address *get_pod_source(const struct pod *pod, bool of_ipv4)
+{
+	return of_ipv4 ? &pod->source : &pod->source6;
+}
+
+static __always_inline bool has_source_for(const struct pod *pod, const struct ip_address *destination)
+{
+	return is_loopback(destination) || !is_none(get_pod_source(pod, is_ipv4(destination)));
+}
+
 #endif

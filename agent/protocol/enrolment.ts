@@ -55,10 +55,10 @@ function checkAddresses({ cgroup, addresses }: PodEnrolment): readonly IpAddress
     throw limitError(`addresses of ${cgroup}`, addresses.length, MAX_ADDRESSES);
   }
   const checked = addresses.map((text) => checkAddress(text));
-  if (!checked.some(isIpv4)) {
+  if (checked.length === 0) {
     throw inputError(
-      `No IPv4 address of ${cgroup} was named.`,
-      'Connections are taken over IPv4, and must come from an address of the pod.',
+      `No address of ${cgroup} was named.`,
+      'Connections that are taken must come from an address of the pod.',
       'Name the addresses that `ip address` shows in the network namespace of the pod.',
     );
   }

@@ -180,8 +180,8 @@ suite('the datapath under the rules of each mesh', { skip: missingForKernel() },
 });
 
 suite('the datapath over IPv6', { skip: missingForKernel() }, () => {
-  for (const mesh of ['istio', 'linkerd'] as const) {
-    test(`${mesh}: IPv6, IPv4-mapped and dual-stack sockets see what they see under ip6tables and iptables`, async () => {
+  for (const [mesh, isDualStack] of [['istio', true], ['linkerd', true], ['istio', false]] as const) {
+    test(`${mesh}: IPv6, IPv4-mapped and dual-stack sockets see what they see under ip6tables and iptables${isDualStack ? '' : ', of pods that are enrolled with IPv6 alone'}`, async () => {
       const profile = customizeProfile(mesh, { excludedOutboundRanges: ['fd00:77::100/120' as IpPrefix] });
       const lab = await createLab({ rules: { text: meshRules(profile, 4) } });
       const { accelerator, events, programIds } = observe();
@@ -199,7 +199,7 @@ suite('the datapath over IPv6', { skip: missingForKernel() }, () => {
         const stage = await Stage.start(lab, profile, undefined, '::');
         const addresses = ['::1', own, other, `::ffff:${lab.pod(1).address}`, `::ffff:${lab.pod(0).address}`, '::ffff:127.0.0.1', lab.pod(1).address];
         const underRules = await stage.visitAll(addresses);
-        const pods = lab.pods.map(({ enrolment }, index) => ({ ...enrolment, addresses: [...enrolment.addresses, ...sources.slice(index, index + 1)] }));
+        const pods = lab.pods.map(({ enrolment }, index) => ({ ...enrolment, addresses: [...(isDualStack ? enrolment.addresses : []), ...sources.slice(index, index + 1)] }));
         const info = await accelerator.turnAccelerationOn({ profile: mesh, overrides: { excludedOutboundRanges: profile.excludedOutboundRanges }, pods }, CONTEXT);
         programIds.push(...info.programIds);
         assert.deepEqual(await stage.visitAll(addresses), underRules);
@@ -209,8 +209,8 @@ suite('the datapath over IPv6', { skip: missingForKernel() }, () => {
         }
         await accelerator.turnAccelerationOff({ cgroups: null }, CONTEXT);
         const originals = events.flatMap(({ hook, reason, original }) => (hook === 'connect6' && reason === 'redirected_to_outbound' ? [original?.address] : []));
-        assert.ok(originals.includes(other) && originals.includes(lab.pod(1).address), JSON.stringify(originals));
-        assert.deepEqual([counters['passed_bind_failed'], counters['message_passed_peer_missing']], ['0', '0']);
+        assert.deepEqual([originals.includes(other), originals.includes(lab.pod(1).address)], [true, isDualStack], JSON.stringify(originals));
+        assert.deepEqual([counters['passed_bind_failed'], counters['message_passed_peer_missing'], counters['passed_not_configured'] === '0'], ['0', '0', isDualStack]);
       } finally {
         await accelerator.dispose();
         await lab.dispose();
