@@ -90,6 +90,8 @@ export class Packet<Connection extends ConnectionView = ConnectionView> {
   packetType: 'unicast' | 'broadcast' | 'multicast' | 'otherhost' = 'unicast';
   inInterface: string | null = null;
   outInterface: string | null = null;
+  /** The device that sockets take it to have come by: over lo it is that of the address that it goes to. */
+  socketDevice: string | null = null;
   mark = 0;
   socket: PacketSocket | null = null;
   /** What TPROXY assigned: an opaque handle of a socket. */

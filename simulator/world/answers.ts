@@ -5,7 +5,7 @@ import type { WorldPacket } from './hooks.ts';
 import type { RouteDecision } from './routing.ts';
 import { findOutputRoute, findRoute, findStrictRoute, greatestSegment, selectDeviceAddress, selectSource } from './routing.ts';
 import type { OpenSocket } from './sockets.ts';
-import { KERNEL_SOCKET } from './sockets.ts';
+import { KERNEL_SOCKET, TIMESTAMP_OPTIONS } from './sockets.ts';
 import type { WorldNamespace } from './world.ts';
 import { findLink, readSysctl } from './world.ts';
 
@@ -92,11 +92,15 @@ export function tcpReset(namespace: WorldNamespace, packet: WorldPacket, owner: 
 }
 
 /** Makes a segment of a connected socket, which goes by the socket's own addresses: NAT of INPUT may have changed those of the packet. */
-export function connectionAnswer(namespace: WorldNamespace, packet: WorldPacket, flags: number, { local, remote, owner, isTransparent }: Pick<OpenSocket, 'local' | 'remote' | 'owner' | 'isTransparent'>): Answer | null {
+export function connectionAnswer(namespace: WorldNamespace, packet: WorldPacket, flags: number, { local, remote, owner, isTransparent, hasTimestamps }: OpenSocket): Answer | null {
   const answer: WorldPacket = new Packet(local.address, remote.address, packet.protocol);
   answer.sourcePort = local.port;
   answer.destinationPort = remote.port;
-  return completeAnswer(namespace, packet, answer, flags, owner, isTransparent === true);
+  const completed = completeAnswer(namespace, packet, answer, flags, owner, isTransparent === true);
+  if (completed !== null && hasTimestamps === true && (flags & TCP_FLAG_BITS.SYN) === 0) {
+    completed.packet.tcpOptions = TIMESTAMP_OPTIONS;
+  }
+  return completed;
 }
 
 /** Makes a segment in the other direction: of a socket, or with null of the kernel's own. */

@@ -74,6 +74,7 @@ function deliverTcp(context: HookContext, packet: WorldPacket): Delivery {
   const { local, remote } = endsOf(packet);
   context.state.sockets.put({
     protocol: PROTOCOL.tcp, local, remote, state: 'synReceived', owner, isTransparent: found.info.transparent ?? null, error: null, info: openedInfo('tcp', owner, local, remote), opened: true,
+    hasTimestamps: packet.tcpOptions.includes(TIMESTAMPS),
   });
   return { taker: { kind: 'socket', found }, reason: context.recorder === null ? '' : `${describeOwner(context.namespace, found.info)} listens on ${writeEndpoint(found.info.local)} and takes the connection from ${writeEndpoint(endpointsOf(tupleOf(packet)).source)}.`, answers: listed(tcpAnswer(context.namespace, packet, SYN | ACK, owner, found.info.transparent === true)) };
 }
@@ -108,7 +109,7 @@ function deliverToConnection(context: HookContext, packet: WorldPacket, socket: 
         move('synReceived');
         return answer(SYN | ACK, 'Both sides opened at once: the socket answers SYN-ACK.');
       }
-      move('established');
+      sockets.put({ ...socket, state: 'established', hasTimestamps: packet.tcpOptions.includes(TIMESTAMPS) });
       return withTimestamps(packet, answer(ACK, 'The connection is established: the socket answers ACK.'));
     case 'synReceived':
       if (packet.isCrafted && (flags & SYN) === 0) {
@@ -192,7 +193,7 @@ function deliverIcmp(context: HookContext, packet: WorldPacket): Delivery {
     return ignored ? kernel('The kernel ignores this echo request.') : kernel('The kernel answers the echo request.', listed(echoReply(namespace, packet)));
   }
   if (packet.icmpType === reply) {
-    const socket = state.sockets.connected(packet.protocol, { address: packet.destination, port: packet.icmpId }, { address: packet.source, port: 0 });
+    const socket = state.sockets.connectedBy(packet.socketDevice, packet.protocol, { address: packet.destination, port: packet.icmpId }, { address: packet.source, port: 0 });
     return socket === undefined ? kernel('Nobody waits for this echo reply.') : { taker: { kind: 'socket', found: { kind: 'open', socket } }, reason: 'The socket takes the echo reply.', answers: [] };
   }
   const { about } = packet;
@@ -201,7 +202,9 @@ function deliverIcmp(context: HookContext, packet: WorldPacket): Delivery {
   }
   const icmp = about.protocol === PROTOCOL.icmp || about.protocol === PROTOCOL.icmpv6;
   const local = { address: about.source, port: icmp ? about.icmpId : about.sourcePort };
-  const socket = state.sockets.connected(about.protocol, local, { address: about.destination, port: icmp ? 0 : about.destinationPort });
+  // net/ipv4/udp.c, __udp4_lib_err; net/ipv6/udp.c; net/ipv6/tcp_ipv6.c, tcp_v6_err: these ask for the device itself, lo as well.
+  const byDevice = about.protocol === PROTOCOL.udp || (about.protocol === PROTOCOL.tcp && !packet.isIpv4);
+  const socket = state.sockets.connectedBy(byDevice ? packet.inInterface : packet.socketDevice, about.protocol, local, { address: about.destination, port: icmp ? 0 : about.destinationPort });
   const errno = errnoOf(packet);
   if (socket === undefined) {
     return kernel('The error is about a packet that no socket here has sent.');
@@ -211,7 +214,7 @@ function deliverIcmp(context: HookContext, packet: WorldPacket): Delivery {
     return { ...kernel('Whether the error is about what the socket has sent is not known.'), dependsOn: 'whether the error comes before connect(2) has done with sending: it is about a segment after the SYN' };
   }
   // An established TCP connection notes such an error and goes on; one that connects fails (net/ipv4/tcp_ipv4.c, tcp_v4_err).
-  if (errno !== null && (socket.state === 'synSent' || socket.state === 'datagram')) {
+  if (errno !== null && (socket.state === 'synSent' || (socket.state === 'datagram' && isHardError(packet)))) {
     state.sockets.put({ ...socket, state: socket.state === 'synSent' ? 'closed' : socket.state, error: errno });
   }
   return { taker: { kind: 'socket', found: { kind: 'open', socket } }, reason: `The socket is told ${errno ?? 'of the error'}.`, answers: [] };
@@ -236,6 +239,15 @@ function errnoOf(packet: WorldPacket): string | null {
   return type === 3 ? 'EHOSTUNREACH' : type === 4 ? 'EPROTO' : null;
 }
 
+/** The codes of ICMP errors that are no failure for a datagram socket, which may be repaired (net/ipv4/icmp.c, icmp_err_convert; net/ipv6/icmp.c, icmpv6_err_convert). */
+const SOFT_CODES: ReadonlySet<number> = new Set([0, 1, 4, 5, 11, 12]);
+const SOFT_CODES_6: ReadonlySet<number> = new Set([0, 2, 3]);
+
+/** Whether a datagram socket fails for an ICMP error (net/ipv4/udp.c, __udp4_lib_err; net/ipv4/ping.c, ping_err). */
+function isHardError({ isIpv4, icmpType: type, icmpCode: code }: WorldPacket): boolean {
+  return isIpv4 ? type === 12 || (type === 3 && !SOFT_CODES.has(code)) : type === 4 || (type === 1 && !SOFT_CODES_6.has(code));
+}
+
 function unclaimed(context: HookContext, packet: WorldPacket, error: Readonly<Record<'ipv4' | 'ipv6', readonly [number, number]>>, reason: string): Delivery {
   const answer = icmpError(context.namespace, packet, error[packet.isIpv4 ? 'ipv4' : 'ipv6'], packet.destination);
   if (answer !== null && packet.protocol === PROTOCOL.udp) {
@@ -253,7 +265,7 @@ function findSocket(context: HookContext, packet: WorldPacket): FoundSocket | un
     return packet.assigned as FoundSocket;
   }
   const { local, remote } = endsOf(packet);
-  return context.environment.lookUpSocket(packet.protocol, local, remote);
+  return context.environment.lookUpSocket(packet.socketDevice, packet.protocol, local, remote);
 }
 
 function endsOf(packet: WorldPacket): { readonly local: SocketAddress; readonly remote: SocketAddress } {

@@ -85,7 +85,7 @@ export class NamespaceEnvironment implements MatchEnvironment {
     const tracking = packet.tracking as { readonly connection: Connection; readonly isReply: boolean } | null;
     const original = packet.isIpv4 && tracking?.isReply === true && tracking.connection.sourceTranslated ? tracking.connection.original : null;
     // What TPROXY assigned counts, and nobody else is looked for (net/netfilter/xt_socket.c, socket_match).
-    const found = (packet.assigned as FoundSocket | null) ?? this.lookUpSocket(protocol, original === null ? local : { address: original.source, port: original.sourcePort }, remote);
+    const found = (packet.assigned as FoundSocket | null) ?? this.lookUpSocket(packet.inInterface, protocol, original === null ? local : { address: original.source, port: original.sourcePort }, remote);
     if (found === undefined) {
       return undefined;
     }
@@ -103,7 +103,7 @@ export class NamespaceEnvironment implements MatchEnvironment {
     if (packet.protocol !== PROTOCOL.tcp && packet.protocol !== PROTOCOL.udp) {
       return false;
     }
-    const connected = this.#state.sockets.connected(packet.protocol, direct, remote);
+    const connected = this.#state.sockets.connectedBy(packet.inInterface, packet.protocol, direct, remote);
     if (connected !== undefined) {
       return this.#assign(packet, { kind: 'open', socket: connected }, connected.isTransparent);
     }
@@ -201,8 +201,8 @@ export class NamespaceEnvironment implements MatchEnvironment {
   }
 
   /** The socket of two ends: connected, else listening. */
-  lookUpSocket(protocol: number, local: SocketAddress, remote: SocketAddress): FoundSocket | undefined {
-    const socket = this.#state.sockets.connected(protocol, local, remote);
+  lookUpSocket(device: string | null, protocol: number, local: SocketAddress, remote: SocketAddress): FoundSocket | undefined {
+    const socket = this.#state.sockets.connectedBy(device, protocol, local, remote);
     if (socket !== undefined) {
       return { kind: 'open', socket };
     }

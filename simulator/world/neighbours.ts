@@ -52,7 +52,9 @@ function crossPair(world: World, namespace: WorldNamespace, link: NetworkLink, n
     return crossBridge(world, { namespace: peer.namespace, link: bridge }, peer.link.index, nextHop);
   }
   const arrives = { kind: 'arrives', namespace: peer.namespace, link: peer.link, bridge: null } as const;
-  if (ownsAddress(peer.namespace, nextHop.text) || proxiesArp(peer.namespace, peer.link)) {
+  // Nobody answers for a loopback address (net/ipv4/arp.c, arp_process).
+  const isLoopback = nextHop.isIpv4 && nextHop.w0 >>> 24 === 127;
+  if ((ownsAddress(peer.namespace, nextHop.text) && !isLoopback) || proxiesArp(peer.namespace, peer.link)) {
     return { ...arrives, assumption: null };
   }
   return { kind: 'unknown', dependsOn: `whether ${peer.namespace.title} answers for ${nextHop.text} at ${peer.link.name}` };

@@ -10,10 +10,10 @@ import type { WorldPacket } from './hooks.ts';
 import type { ConnectOptions, Journey, Sender } from './journey.ts';
 import type { Emission, WayResult } from './packetWay.ts';
 import { PacketWay } from './packetWay.ts';
-import { findOutputRoute, findRoute, greatestSegment, selectSource } from './routing.ts';
+import { findOutputRoute, greatestSegment, selectSource } from './routing.ts';
 import type { Simulation } from './simulation.ts';
 import type { OpenSocket } from './sockets.ts';
-import { openedInfo } from './sockets.ts';
+import { TIMESTAMP_OPTIONS, openedInfo } from './sockets.ts';
 import type { TraceRecorder } from './traceRecorder.ts';
 import type { WorldNamespace } from './world.ts';
 import { findLink } from './world.ts';
@@ -207,7 +207,7 @@ function bindSocket(simulation: Simulation, protocol: number, options: ConnectOp
   const given = options.address === null ? null : Address.of(options.address);
   const destination = isAny ? (given ?? (wanted.isIpv4 ? Address.ofIpv4(0x7f00_0001) : Address.ofIpv6(0, 0, 0, 1))) : wanted;
   const owner = socketOf(options.sender);
-  const route = findRoute(namespace, { destination, source: given, mark: options.sender.mark ?? 0, inInterface: 'lo', outInterface: options.sender.device ?? null });
+  const route = findOutputRoute(namespace, { destination, source: given, mark: options.sender.mark ?? 0, inInterface: 'lo', outInterface: options.sender.device ?? null }, true);
   if (route.kind === 'unknown') {
     return { journeys: [], socket: null, outcome: { kind: 'unknown', dependsOn: route.dependsOn } };
   }
@@ -263,6 +263,7 @@ function segmentOf(socket: OpenSocket, flags: number, payload: number): WorldPac
   const packet = packetFrom(socket);
   packet.tcpFlags = flags;
   packet.payload = payload;
+  packet.tcpOptions = socket.hasTimestamps === true ? TIMESTAMP_OPTIONS : [];
   return packet;
 }
 

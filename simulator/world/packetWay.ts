@@ -136,6 +136,8 @@ export class PacketWay {
     }
     const device = route.kind === 'local' ? 'lo' : route.device;
     packet.outInterface = device;
+    // net/ipv4/route.c, __mkroute_output (rt_iif); net/ipv6/ip6_input.c, ip6_rcv_core.
+    packet.socketDevice = route.kind === 'local' ? route.route.device : null;
     const stopped = this.#run(context, 'POSTROUTING');
     if (stopped !== null) {
       return stopped;
@@ -260,6 +262,7 @@ export class PacketWay {
   #receive(namespace: WorldNamespace, link: NetworkLink, hopsLeft: number): JourneyEnd {
     const packet = this.#packet;
     packet.inInterface = link.name;
+    packet.socketDevice = link.name;
     packet.outInterface = null;
     const context = this.#context(namespace, null);
     packet.packetType = packetTypeOf(context, packet.destination);
@@ -333,7 +336,7 @@ export class PacketWay {
       return;
     }
     const isOff = ['ip', packet.protocol === PROTOCOL.tcp ? 'tcp' : 'udp'].some((name) => readSysctl(namespace, `net.ipv4.${name}_early_demux`) === 0);
-    const socket = isOff ? undefined : state.sockets.connected(packet.protocol, { address: packet.destination, port: packet.destinationPort }, { address: packet.source, port: packet.sourcePort });
+    const socket = isOff ? undefined : state.sockets.connectedBy(packet.inInterface, packet.protocol, { address: packet.destination, port: packet.destinationPort }, { address: packet.source, port: packet.sourcePort });
     if (socket !== undefined) {
       packet.assigned = { kind: 'open', socket } satisfies FoundSocket;
     }

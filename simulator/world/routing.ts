@@ -31,6 +31,7 @@ export type RouteDecision =
 /** What connect(2) answers for routes that lead nowhere (net/ipv4/fib_semantics.c, fib_props). */
 const REFUSING_TYPES: Readonly<Record<string, string>> = { unreachable: 'EHOSTUNREACH', prohibit: 'EACCES', blackhole: 'EINVAL' };
 const LOCAL_TABLE = 255;
+const MAIN_TABLE = 254;
 
 /** Gives the rules and routes of the family of an address. */
 export function familyOf(namespace: WorldNamespace, address: Address): FamilyRules {
@@ -55,7 +56,7 @@ export function findRoute(namespace: WorldNamespace, query: RouteQuery): RouteDe
         ? { kind: 'unknown', dependsOn: `the routing rule of priority ${rule.priority} (${rule.action})` }
         : { kind: 'refuse', errno, reason: `the routing rule of priority ${rule.priority} says ${rule.action}`, table: null };
     }
-    const route = tables.get(rule.table)?.find(query.destination, query.outInterface ?? null, query.isStrict === true);
+    const route = tables.get(rule.table)?.find(query.destination, query.outInterface ?? null, query.isStrict ?? !query.destination.isIpv4);
     if (route === undefined || route.type === 'throw') {
       continue;
     }
@@ -72,17 +73,33 @@ export function findRoute(namespace: WorldNamespace, query: RouteQuery): RouteDe
 export function findOutputRoute(namespace: WorldNamespace, query: RouteQuery, anySource: boolean): RouteDecision {
   const { source } = query;
   if (source?.isIpv4 !== true || source.w0 === 0) {
-    return findRoute(namespace, query);
+    return findRouteBy(namespace, query);
   }
   if (!anySource && addressType(namespace, source, null) !== 'LOCAL') {
     return { kind: 'refuse', errno: 'ENETUNREACH', reason: `${source.text} is no address of ${namespace.title}`, table: null };
   }
-  const route = findRoute(namespace, query);
+  const route = findRouteBy(namespace, query);
   if (source.w0 >>> 24 !== 127 || route.kind !== 'unicast' || findLink(namespace, route.device)?.kind === 'loopback') {
     return route;
   }
   const allowed = ['all', route.device].some((name) => readSysctl(namespace, `net.ipv4.conf.${name}.route_localnet`) === 1);
   return allowed ? route : { kind: 'refuse', errno: 'EINVAL', reason: `${source.text} must not leave by ${route.device} (net.ipv4.conf.${route.device}.route_localnet is off)`, table: null };
+}
+
+/** Of IPv4, what no route leads to by the device that a socket is bound to is taken to be its neighbour (net/ipv4/route.c, ip_route_output_key_hash_rcu). */
+function findRouteBy(namespace: WorldNamespace, query: RouteQuery): RouteDecision {
+  const found = findRoute(namespace, query);
+  const link = found.kind === 'refuse' && query.destination.isIpv4 ? findLink(namespace, query.outInterface ?? '') : undefined;
+  if (link === undefined) {
+    return found;
+  }
+  const isLoopback = link.kind === 'loopback';
+  const own = link.addresses.find(({ address, scope }) => !address.includes(':') && (scope !== 'host' || readSysctl(namespace, `net.ipv4.conf.${link.name}.route_localnet`) === 1));
+  const route: Route = {
+    family: 'ipv4', type: isLoopback ? 'local' : 'unicast', destination: { address: query.destination.text, prefixLength: 32 }, gateway: null, device: link.name,
+    preferredSource: own?.address ?? selectAnyAddress(namespace)?.text ?? null, table: MAIN_TABLE, metric: 0, scope: 'link',
+  };
+  return isLoopback ? { kind: 'local', route } : { kind: 'unicast', route, device: link.name, nextHop: query.destination };
 }
 
 /**

@@ -64,7 +64,7 @@ export class RoutingTable {
    */
   find(destination: Address, device: string | null, isStrict = false): Route | undefined {
     for (const { mask, routes } of this.#lengths) {
-      const found = routes.get(maskedKey(destination, mask))?.find((route) => device === null || route.device === device || (isStrict ? route.device === null && route.type === 'unicast' : route.device === null || route.type === 'local'));
+      const found = routes.get(maskedKey(destination, mask))?.find((route) => device === null || route.device === device || (route.device === null && (!isStrict || route.type === 'unicast')));
       if (found !== undefined) {
         return found;
       }

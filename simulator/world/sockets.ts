@@ -7,6 +7,9 @@ import type { PacketSocket } from '../netfilter/packet.ts';
 import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
 import type { WorldNamespace } from './world.ts';
 
+/** The options of a segment with timestamps: two of no operation before them (RFC 7323, appendix A). */
+export const TIMESTAMP_OPTIONS: readonly number[] = [1, 1, 8];
+
 /** An address with a port, ready to be compared. */
 export interface SocketAddress {
   readonly address: Address;
@@ -28,6 +31,8 @@ export interface OpenSocket {
   readonly error: string | null;
   readonly info: SocketInfo;
   readonly opened: boolean;
+  /** Whether both SYNs offered timestamps: every later segment then has them. */
+  readonly hasTimestamps?: boolean;
 }
 
 /** A socket that packets are looked up for: one that listens, or one that is connected. */
@@ -89,6 +94,12 @@ export class SocketTable {
   /** Gives the socket with these two ends, or undefined. */
   connected(protocol: number, local: SocketAddress, remote: SocketAddress): OpenSocket | undefined {
     return this.#open.size === 0 ? undefined : this.#open.get(socketKey(protocol, local, remote));
+  }
+
+  /** Like connected, for a packet that came by a device: a socket that is bound to another does not get it (inet_match). */
+  connectedBy(device: string | null, protocol: number, local: SocketAddress, remote: SocketAddress): OpenSocket | undefined {
+    const socket = this.connected(protocol, local, remote);
+    return socket === undefined || socket.owner.device === null || socket.owner.device === device ? socket : undefined;
   }
 
   /**

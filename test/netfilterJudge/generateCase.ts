@@ -6,7 +6,7 @@ import type { PacketDraft, TransportDraft } from '../../simulator/netfilter/pack
 import { PORTS, SOCKET_MARKS, SOURCE_PORTS, ruleSetText } from './generateRules.ts';
 import type { WorldChoices } from './generateWorld.ts';
 import { ELSEWHERE, LEFT, MAC, NODE, RIGHT, UIDS } from './generateWorld.ts';
-import type { JudgeRules, Stimulus } from './judgeCase.ts';
+import type { ConversationStep, JudgeClient, JudgeRules, Stimulus } from './judgeCase.ts';
 
 /** Random cases: rules of the node (and now and then of those beside it) and what is done. */
 
@@ -69,14 +69,31 @@ function stimulus(choices: WorldChoices): fc.Arbitrary<Stimulus> {
       { weight: 6, arbitrary: arrive(choices.leftDevice, MAC.left, [...left, ...left, RIGHT.ipv4, loopback].filter((text) => isIpv4(toIpAddress(text)) === (family === 'ipv4')), [...right, ...right, ...node, ...away, loopback]) },
       { weight: 3, arbitrary: arrive(choices.rightDevice, MAC.right, [...right, ...away], [...left, ...node]) },
       { weight: 4, arbitrary: fc.record({ kind: fc.constant('send' as const), namespace: fc.constant('node'), user, mark: fc.constantFrom(...SOCKET_MARKS), packet: packet(family, [...node, loopback], [...anywhere, ...denied]) }) },
-      {
-        weight: 5,
-        arbitrary: fc.record({
-          kind: fc.constant('connect' as const), namespace: fc.constantFrom('node', 'node', 'left', 'left', 'right'), user, mark: fc.constantFrom(...SOCKET_MARKS),
-          address: fc.constant(null), port: anySourcePort, destination: fc.record({ address: pick(...anywhere), port: anyPort }),
-        }),
-      },
+      { weight: 4, arbitrary: fc.tuple(client(choices, family, anywhere), fc.option(fc.constantFrom(...CONVERSATIONS), { nil: undefined })).map(([ends, then]) => ({ kind: 'connect' as const, ...ends, ...(then === undefined ? {} : { then }) })) },
+      { weight: 3, arbitrary: fc.tuple(client(choices, family, anywhere), fc.constantFrom<'udp' | 'icmp'>('udp', 'udp', 'udp', 'icmp'), fc.boolean()).map(([ends, protocol, isAnswered]) => ({ kind: 'datagram' as const, ...ends, protocol, isAnswered })) },
     );
+  });
+}
+
+/** What the two ends of a connection do once it is there. Nobody sends data after an answer: acknowledgements then wait for more. */
+const CONVERSATIONS: readonly (readonly ConversationStep[])[] = [
+  ['send'], ['send', 'answer'], ['finClient', 'finServer'], ['finServer', 'finClient'], ['send', 'answer', 'finServer', 'finClient'], ['resetClient'], ['send', 'resetServer'], ['answer', 'resetClient'],
+  ['finClient', 'answer', 'finServer'], ['send', 'send', 'answer', 'finClient', 'finServer'], ['finClient', 'resetServer'],
+];
+
+/** A socket somewhere; few are bound to an address or a device. */
+function client({ leftDevice, rightDevice }: WorldChoices, family: Family, destinations: readonly string[]): fc.Arbitrary<JudgeClient> {
+  const { left, right, node, loopback } = ADDRESSES[family];
+  return fc.constantFrom('node', 'node', 'left', 'left', 'right').chain((namespace) => {
+    const own = namespace === 'node' ? [...node, loopback] : namespace === 'left' ? left.filter((address) => address !== ELSEWHERE.ipv4) : right;
+    const devices = namespace === 'node' ? [leftDevice, rightDevice, 'lo'] : ['wire0'];
+    return fc
+      .tuple(
+        fc.record({ user, mark: fc.constantFrom(...SOCKET_MARKS), port: anySourcePort, destination: fc.record({ address: pick(...destinations), port: anyPort }) }),
+        fc.oneof({ weight: 6, arbitrary: fc.constant(null) }, { weight: 1, arbitrary: pick(...own) }),
+        fc.oneof({ weight: 8, arbitrary: fc.constant(undefined) }, { weight: 1, arbitrary: fc.constantFrom(...devices) }),
+      )
+      .map(([rest, address, device]) => ({ namespace, ...rest, address, ...(device === undefined ? {} : { device }) }));
   });
 }
 

@@ -14,7 +14,8 @@ const NLM_F_DUMP = 0x300;
 const NLMSG_ERROR = 2;
 const NLMSG_DONE = 3;
 const IPPROTO_TCP = 6;
-const SYN_RECEIVED = 1 << 3;
+/** TCP_SYN_RECV, and TCP_TIME_WAIT, which keeps a tuple for a minute. */
+const ENDED_STATES = (1 << 3) | (1 << 6);
 const HEADER_BYTES = 16;
 /** struct inet_diag_req_v2: family, protocol, extensions, padding, states, and struct inet_diag_sockid. */
 const REQUEST_BYTES = 56;
@@ -24,7 +25,7 @@ const ID_IN_MESSAGE = 4;
 const ID_BYTES = 48;
 const BUFFER_BYTES = 64 * 1024;
 
-/** Ends every half-open TCP connection of the namespace that the calling thread is in, without a packet. */
+/** Ends every TCP connection of the namespace that the calling thread is in that is half open or closed already, without a packet. */
 export function destroyHalfOpenConnections(): void {
   const fd = openSocket(AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG);
   try {
@@ -46,7 +47,7 @@ function request(fd: number, type: number, flags: number, family: number, id: Bu
   message.writeUInt16LE(flags | NLM_F_REQUEST, 6);
   message[HEADER_BYTES] = family;
   message[HEADER_BYTES + 1] = IPPROTO_TCP;
-  message.writeUInt32LE(SYN_RECEIVED, HEADER_BYTES + 4);
+  message.writeUInt32LE(ENDED_STATES, HEADER_BYTES + 4);
   id.copy(message, HEADER_BYTES + ID_IN_REQUEST);
   const kernel = Buffer.alloc(12);
   kernel.writeUInt16LE(AF_NETLINK, 0);

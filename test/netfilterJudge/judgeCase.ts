@@ -81,8 +81,25 @@ export type Stimulus =
   | { readonly kind: 'arrive'; readonly namespace: string; readonly device: string; readonly packet: PacketDraft }
   /** A raw socket sends a packet as it is. */
   | { readonly kind: 'send'; readonly namespace: string; readonly user: JudgeUser; readonly mark: number; readonly packet: PacketDraft }
-  /** connect(2) of a TCP socket that is bound to the port, and to the address unless it is null. */
-  | { readonly kind: 'connect'; readonly namespace: string; readonly user: JudgeUser; readonly mark: number; readonly address: IpAddress | null; readonly port: PortNumber; readonly destination: Endpoint };
+  /** connect(2) of a TCP socket, and what the two ends do then as long as each step arrives. */
+  | (JudgeClient & { readonly kind: 'connect'; readonly then?: readonly ConversationStep[] })
+  /** send(2) of a connected UDP socket, or of a ping socket with the port as its identifier; `isAnswered`: whoever receives it sends something back. */
+  | (JudgeClient & { readonly kind: 'datagram'; readonly protocol: 'udp' | 'icmp'; readonly isAnswered: boolean });
+
+/** A socket that is bound to the port, and to the address unless it is null. */
+export interface JudgeClient {
+  readonly namespace: string;
+  readonly user: JudgeUser;
+  readonly mark: number;
+  /** SO_BINDTODEVICE */
+  readonly device?: string;
+  readonly address: IpAddress | null;
+  readonly port: PortNumber;
+  readonly destination: Endpoint;
+}
+
+/** Ten bytes from client to server or back, a FIN or a RST of either. */
+export type ConversationStep = 'send' | 'answer' | 'finClient' | 'finServer' | 'resetClient' | 'resetServer';
 
 export interface JudgeCase {
   readonly backend: Backend;

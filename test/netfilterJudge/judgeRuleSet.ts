@@ -85,7 +85,7 @@ function openAfterUnknown(flows: readonly Flow[], predictions: readonly Predicti
 
 /** The ports of a packet, or of the packet that it is about, in either direction. */
 function portsOf(stimulus: Stimulus): string {
-  if (stimulus.kind === 'connect') {
+  if (stimulus.kind === 'connect' || stimulus.kind === 'datagram') {
     return [stimulus.port, stimulus.destination.port].toSorted().join();
   }
   const { transport } = stimulus.packet;

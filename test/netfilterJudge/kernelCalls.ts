@@ -48,6 +48,7 @@ const functions = {
   getsockopt: libc.func('int getsockopt(int fd, int level, int option, void *value, void *length)') as unknown as (
     fd: number, level: number, option: number, value: Uint8Array, length: Uint32Array,
   ) => number,
+  shutdown: libc.func('int shutdown(int fd, int how)') as unknown as (fd: number, how: number) => number,
   close: libc.func('int close(int fd)') as unknown as (fd: number) => number,
   ifNameToIndex: libc.func('uint32_t if_nametoindex(const char *name)') as unknown as (name: string) => number,
 };
@@ -163,6 +164,11 @@ export function setOptionBytes(fd: number, level: number, option: number, value:
 export function readOption(fd: number, level: number, option: number, length: number): Uint8Array | null {
   const value = new Uint8Array(length);
   return functions.getsockopt(fd, level, option, value, Uint32Array.of(length)) < 0 ? null : value;
+}
+
+/** shutdown(2) of what is sent: TCP sends a FIN. */
+export function endSending(fd: number): number {
+  return outcome(functions.shutdown(fd, 1));
 }
 
 /** close(2). */

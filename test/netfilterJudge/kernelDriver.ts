@@ -2,10 +2,10 @@ import { constants } from 'node:os';
 import { formatIpAddress, isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import { ConnectionTable, writeConnection } from './connectionTable.ts';
 import { destroyHalfOpenConnections } from './halfOpenConnections.ts';
-import type { ConnectionEntry, JudgeCase, JudgeSocket, Observation, Passage, Stimulus } from './judgeCase.ts';
+import type { ConnectionEntry, ConversationStep, JudgeCase, JudgeClient, JudgeSocket, Observation, Passage, Stimulus } from './judgeCase.ts';
 import {
   AF_INET, AF_INET6, AF_PACKET, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM,
-  acceptSocket, bindSocket, closeSocket, connectSocket, deviceIndex, listenSocket, openAs, openSocket, pause, readOption, receiveFrom, sendBytes, setOption, socketAddress,
+  acceptSocket, bindSocket, closeSocket, connectSocket, deviceIndex, endSending, listenSocket, openAs, openSocket, pause, readOption, receiveBytes, receiveFrom, sendBytes, setOption, setOptionBytes, socketAddress,
 } from './kernelCalls.ts';
 import type { BuiltNamespace, KernelNetwork } from './kernelNetwork.ts';
 import { peerOf } from './kernelNetwork.ts';
@@ -17,19 +17,30 @@ const SOL_SOCKET = 1;
 const SOL_IPV6 = 41;
 const SO_REUSEADDR = 2;
 const SO_ERROR = 4;
+const SO_TYPE = 3;
+const SO_LINGER = 13;
+const SO_BINDTODEVICE = 25;
 const SO_MARK = 36;
+const IPPROTO_ICMP = 1;
+const IPPROTO_ICMPV6 = 58;
 const IPPROTO_RAW = 255;
 const IPPROTO_TCP = 6;
 const IP_TRANSPARENT = 19;
 const IPV6_TRANSPARENT = 75;
 const IPV6_V6ONLY = 26;
 const TCP_INFO = 11;
+const TCP_QUICKACK = 12;
 /** In repair mode close(2) sends nothing: a connection that was looked at disappears without a packet. */
 const TCP_REPAIR = 19;
 const TCP_ESTABLISHED = 1;
 /** SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST */
 const ORIGINAL_DESTINATION = 80;
 const ETHERNET_BYTES = 14;
+/** What the ends of a conversation send at a time. */
+const SENT_BYTES = 10;
+const ECHO_BYTES = 8;
+const ECHO_REQUEST = 8;
+const ECHO_REQUEST_6 = 128;
 /** How long a patient driver waits for what comes late, twice. */
 const PATIENT_MILLISECONDS = 25;
 
@@ -99,18 +110,42 @@ export class KernelDriver {
       this.#forgetHalfOpen();
     }
     this.#takePassages();
-    this.#takeReceived();
-    const opened = this.#apply(stimulus);
-    const passages = this.#takePassages();
-    for (let round = 0; isPatient && round < 2; round += 1) {
-      pause(PATIENT_MILLISECONDS);
-      passages.push(...this.#takePassages());
+    for (const fd of this.#takeReceived().accepted) {
+      closeQuietly(fd);
     }
-    const received = this.#takeReceived();
-    const call = opened.fd === null ? opened.call : describeConnect(opened.fd, opened.call);
+    const opened = this.#apply(stimulus);
+    const passages = this.#takeAllPassages(isPatient);
+    const { texts: received, accepted, datagrams } = this.#takeReceived();
+    let call = opened.fd === null || stimulus.kind !== 'connect' ? opened.call : describeConnect(opened.fd, opened.call);
+    let client = opened.fd;
+    if (stimulus.kind === 'connect' && stimulus.then !== undefined && client !== null && call === 'ok' && accepted.length === 1 && accepted[0] !== undefined) {
+      const ends = { client, server: accepted[0] };
+      for (const step of stimulus.then) {
+        const arrived = converse(ends, step);
+        passages.push(...this.#takeAllPassages(isPatient));
+        if (!arrived()) {
+          break;
+        }
+        flushAcknowledgements(ends);
+        passages.push(...this.#takeAllPassages(isPatient));
+      }
+      if (stimulus.then.includes('resetClient') && ends.client < 0) {
+        client = null;
+      }
+      accepted.splice(0, 1, ...(ends.server < 0 ? [] : [ends.server]));
+      this.#network.namespaces.forEach(({ description }) => this.#halfOpen.add(description.name));
+    }
+    if (stimulus.kind === 'datagram') {
+      for (const { fd, peer } of stimulus.isAnswered ? datagrams : []) {
+        sendBytes(fd, Buffer.alloc(SENT_BYTES), peer);
+        passages.push(...this.#takeAllPassages(isPatient));
+      }
+      received.push(...this.#takeReceived().texts);
+      call = client === null ? call : describeDatagram(client, call);
+    }
     const connections = this.#readConnections();
-    if (opened.fd !== null) {
-      closeQuietly(opened.fd);
+    for (const fd of [...accepted, ...(client === null ? [] : [client])]) {
+      closeQuietly(fd);
     }
     for (const { namespace, start } of passages) {
       if (start.hook === 'OUTPUT' && start.packet.includes(' SYN,ACK ')) {
@@ -132,6 +167,15 @@ export class KernelDriver {
       this.#network.find(name).kernel.run(destroyHalfOpenConnections);
     }
     this.#halfOpen.clear();
+  }
+
+  #takeAllPassages(isPatient: boolean): Passage[] {
+    const passages = this.#takePassages();
+    for (let round = 0; isPatient && round < 2; round += 1) {
+      pause(PATIENT_MILLISECONDS);
+      passages.push(...this.#takePassages());
+    }
+    return passages;
   }
 
   #takePassages(): Passage[] {
@@ -157,6 +201,8 @@ export class KernelDriver {
         return { fd: null, call: this.#send(namespace, stimulus) };
       case 'connect':
         return connect(namespace, stimulus);
+      case 'datagram':
+        return sendDatagram(namespace, stimulus);
     }
   }
 
@@ -199,17 +245,25 @@ export class KernelDriver {
     return sent < 0 ? errnoName(-sent) : 'ok';
   }
 
-  #takeReceived(): string[] {
-    const received: string[] = [];
+  #takeReceived(): { readonly texts: string[]; readonly accepted: number[]; readonly datagrams: readonly { readonly fd: number; readonly peer: Uint8Array }[] } {
+    const texts: string[] = [];
+    const accepted: number[] = [];
+    const datagrams: { fd: number; peer: Uint8Array }[] = [];
     for (const { namespace, description, fd } of this.#waiting) {
       const local = `${namespace} ${description.protocol} ${description.address}:${description.port}`;
       if (description.protocol === 'udp') {
-        received.push(...takeDatagrams(fd).map((peer) => `${local} from ${peer}`));
+        for (const peer of takeDatagrams(fd)) {
+          texts.push(`${local} from ${endpointText(peer)}`);
+          datagrams.push({ fd, peer });
+        }
       } else {
-        received.push(...takeConnections(fd).map((text) => `${local} ${text}`));
+        for (const connection of openAs(description, () => takeConnections(fd))) {
+          texts.push(`${local} ${connection.text}`);
+          accepted.push(connection.fd);
+        }
       }
     }
-    return received;
+    return { texts, accepted, datagrams };
   }
 
   #readConnections(): readonly ConnectionEntry[] {
@@ -238,11 +292,15 @@ function openWaitingSocket({ protocol, address, port, uid, gid, transparent }: J
   return fd;
 }
 
-function connect(namespace: BuiltNamespace, { user, mark, address, port, destination }: Extract<Stimulus, { kind: 'connect' }>): { readonly fd: number | null; readonly call: string } {
+function connect(namespace: BuiltNamespace, client: JudgeClient, type = SOCK_STREAM, protocol = 0): { readonly fd: number | null; readonly call: string } {
+  const { user, mark, device, address, port, destination } = client;
   const isV4 = isIpv4(destination.address);
-  const fd = namespace.kernel.run(() => openAs(user, () => openSocket(isV4 ? AF_INET : AF_INET6, SOCK_STREAM, 0)));
+  const fd = namespace.kernel.run(() => openAs(user, () => openSocket(isV4 ? AF_INET : AF_INET6, type, protocol)));
   setOption(fd, SOL_SOCKET, SO_REUSEADDR, 1);
   setOption(fd, SOL_SOCKET, SO_MARK, mark);
+  if (device !== undefined) {
+    setOptionBytes(fd, SOL_SOCKET, SO_BINDTODEVICE, Buffer.from(`${device}\0`));
+  }
   const bound = bindSocket(fd, socketAddress(address ?? toIpAddress(isV4 ? '0.0.0.0' : '::'), port));
   const result = bound < 0 ? bound : connectSocket(fd, socketAddress(destination.address, destination.port));
   if (result < 0 && result !== -constants.errno.EINPROGRESS) {
@@ -253,43 +311,111 @@ function connect(namespace: BuiltNamespace, { user, mark, address, port, destina
 }
 
 /** SO_ERROR tells of what a connection only took notice of as well (net/core/sock.c, sk_err_soft): it counts where there is no connection. */
+/** Connects a datagram socket and sends ten bytes, or an echo request with as many. */
+function sendDatagram(namespace: BuiltNamespace, stimulus: Extract<Stimulus, { kind: 'datagram' }>): { readonly fd: number | null; readonly call: string } {
+  const isV4 = isIpv4(stimulus.destination.address);
+  const isPing = stimulus.protocol === 'icmp';
+  const opened = connect(namespace, stimulus, SOCK_DGRAM, isPing ? (isV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6) : 0);
+  if (opened.fd === null) {
+    return opened;
+  }
+  const bytes = Buffer.alloc(SENT_BYTES + (isPing ? ECHO_BYTES : 0));
+  bytes[0] = isPing ? (isV4 ? ECHO_REQUEST : ECHO_REQUEST_6) : 0;
+  const sent = sendBytes(opened.fd, bytes);
+  return { fd: opened.fd, call: sent < 0 ? errnoName(-sent) : 'ok' };
+}
+
+/** What became of what a datagram socket sent: an answer, or an error. */
+function describeDatagram(fd: number, call: string | null): string | null {
+  const error = readError(fd);
+  return error !== 0 ? `${call ?? ''}, then ${errnoName(error)}` : receiveBytes(fd, new Uint8Array(2_048)) >= 0 ? `${call ?? ''}, answered` : call;
+}
+
+/** The two ends of a connection; one that was reset is negative. */
+interface Ends {
+  client: number;
+  server: number;
+}
+
+/** Does one step of a conversation; what it gives tells whether the other end has seen it. */
+function converse(ends: Ends, step: ConversationStep): () => boolean {
+  const bytes = new Uint8Array(SENT_BYTES);
+  const reset = (end: 'client' | 'server'): void => {
+    setOptionBytes(ends[end], SOL_SOCKET, SO_LINGER, new Uint8Array(Int32Array.of(1, 0).buffer));
+    closeSocket(ends[end]);
+    ends[end] = -1;
+  };
+  switch (step) {
+    case 'send':
+      sendBytes(ends.client, bytes);
+      return () => receiveBytes(ends.server, bytes) === SENT_BYTES;
+    case 'answer':
+      sendBytes(ends.server, bytes);
+      return () => receiveBytes(ends.client, bytes) === SENT_BYTES;
+    case 'finClient':
+      endSending(ends.client);
+      return () => receiveBytes(ends.server, bytes) === 0;
+    case 'finServer':
+      endSending(ends.server);
+      return () => receiveBytes(ends.client, bytes) === 0;
+    case 'resetClient':
+      reset('client');
+      return () => false;
+    case 'resetServer':
+      reset('server');
+      return () => false;
+  }
+}
+
+/** TCP acknowledges later where it hopes to send something along: here it does at once. */
+function flushAcknowledgements({ client, server }: Ends): void {
+  for (const fd of [client, server]) {
+    setOption(fd, IPPROTO_TCP, TCP_QUICKACK, 1);
+  }
+}
+
+function readError(fd: number): number {
+  const error = readOption(fd, SOL_SOCKET, SO_ERROR, 4);
+  return error === null ? 0 : new DataView(error.buffer).getInt32(0, true);
+}
+
 function describeConnect(fd: number, call: string | null): string | null {
   if (readOption(fd, IPPROTO_TCP, TCP_INFO, 8)?.[0] === TCP_ESTABLISHED) {
     return 'ok';
   }
-  const error = readOption(fd, SOL_SOCKET, SO_ERROR, 4);
-  const errno = error === null ? 0 : new DataView(error.buffer).getInt32(0, true);
+  const errno = readError(fd);
   return errno === 0 ? call : errnoName(errno);
 }
 
-function takeConnections(fd: number): string[] {
-  const texts: string[] = [];
+function takeConnections(fd: number): { readonly text: string; readonly fd: number }[] {
+  const connections: { text: string; fd: number }[] = [];
   for (;;) {
     const accepted = acceptSocket(fd);
     if (accepted.fd < 0) {
-      return texts;
+      return connections;
     }
     const isV4 = accepted.peer[0] === AF_INET;
     const original = readOption(accepted.fd, isV4 ? SOL_IP : SOL_IPV6, ORIGINAL_DESTINATION, isV4 ? 16 : 28);
-    texts.push(`from ${endpointText(accepted.peer)} original ${original === null ? 'none' : endpointText(original)}`);
-    closeQuietly(accepted.fd);
+    connections.push({ fd: accepted.fd, text: `from ${endpointText(accepted.peer)} original ${original === null ? 'none' : endpointText(original)}` });
   }
 }
 
-function takeDatagrams(fd: number): string[] {
-  const peers: string[] = [];
+function takeDatagrams(fd: number): Uint8Array[] {
+  const peers: Uint8Array[] = [];
   const bytes = new Uint8Array(2_048);
   for (;;) {
     const { count, from } = receiveFrom(fd, bytes);
     if (count < 0) {
       return peers;
     }
-    peers.push(endpointText(from));
+    peers.push(from.subarray(0, from[0] === AF_INET ? 16 : 28));
   }
 }
 
 function closeQuietly(fd: number): void {
-  setOption(fd, IPPROTO_TCP, TCP_REPAIR, 1);
+  if (readOption(fd, SOL_SOCKET, SO_TYPE, 4)?.[0] === SOCK_STREAM) {
+    setOption(fd, IPPROTO_TCP, TCP_REPAIR, 1);
+  }
   closeSocket(fd);
 }
 

@@ -48,6 +48,7 @@ const QUIET_SYSCTLS: Readonly<Record<string, string>> = {
   'net.ipv6.icmp.ratelimit': '0',
   'net.ipv4.tcp_synack_retries': '0',
   'net.ipv4.tcp_invalid_ratelimit': '0',
+  'net.ipv4.ping_group_range': '0 2147483647',
   'net.netfilter.nf_conntrack_tcp_be_liberal': '1',
   'net.netfilter.nf_log.2': 'nfnetlink_log',
   'net.netfilter.nf_log.10': 'nfnetlink_log',

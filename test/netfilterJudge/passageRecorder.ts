@@ -45,6 +45,8 @@ export class PassageRecorder {
   /** nft: the place of each rule in its chain, by ruleKey. legacy: how many rules each chain has, by chainKey. */
   #rules = new Map<string, number>();
   readonly #devices = new Map<number, string>();
+  /** nft: what the log has told of packets whose trace has not come yet. */
+  readonly #unread: NetlinkMessage[] = [];
 
   constructor(namespace: BuiltNamespace, backend: Backend, devices: ReadonlyMap<number, string>) {
     this.#namespace = namespace;
@@ -85,8 +87,9 @@ export class PassageRecorder {
 
   /** Takes what was recorded since the last time. */
   take(): { readonly passages: readonly Passage[]; readonly events: number } {
-    const log = this.#log.receive();
+    // The log of a packet is written before its trace is: whatever of the trace is here has its log here too.
     const trace = this.#trace.receive();
+    const log = this.#log.receive();
     const passages = this.#backend === 'legacy' ? this.#joinLegacy(log) : this.#joinNft(log, trace);
     return { passages, events: log.length + trace.length };
   }
@@ -141,7 +144,8 @@ export class PassageRecorder {
 
   /** Two streams: the trace tells the rules by the id of the packet, the log what the packet is. */
   #joinNft(log: readonly NetlinkMessage[], trace: readonly NetlinkMessage[]): readonly Passage[] {
-    const markers = log.filter(({ attributes }) => ['start', 'end'].includes(readText(attributes, NFULA.prefix)));
+    const markers = this.#unread;
+    markers.push(...log.filter(({ attributes }) => ['start', 'end'].includes(readText(attributes, NFULA.prefix))));
     const passages: OpenPassage[] = [];
     const byId = new Map<number, OpenPassage>();
     for (const { family, attributes } of trace) {

@@ -298,7 +298,7 @@ class FlowMaker {
 
   /** Puts what makes a packet part of a connection before it: the packet that it answers, or that it is an error about. */
   #follow(sent: Stimulus, way: 'in' | 'forward' | 'out', wish: RuleWish, state: 'ESTABLISHED' | 'RELATED'): Flow {
-    if (sent.kind === 'connect' || (sent.packet.transport.kind === 'icmp' && sent.packet.transport.about !== undefined)) {
+    if (sent.kind === 'connect' || sent.kind === 'datagram' || (sent.packet.transport.kind === 'icmp' && sent.packet.transport.about !== undefined)) {
       return [sent];
     }
     const { packet } = sent;

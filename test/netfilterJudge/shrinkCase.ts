@@ -82,7 +82,7 @@ function withoutOption(line: string, part: number): string | undefined {
 async function plainPackets(draft: CaseDraft, accepts: (smaller: CaseDraft) => Promise<boolean>): Promise<CaseDraft> {
   let current = draft;
   for (const [index, stimulus] of draft.stimuli.entries()) {
-    if (stimulus.kind === 'connect') {
+    if (stimulus.kind === 'connect' || stimulus.kind === 'datagram') {
       continue;
     }
     const { source, destination, transport, macSource } = stimulus.packet;

@@ -7,7 +7,7 @@ import type { PacketDraft } from '../../simulator/netfilter/packetDraft.ts';
 import type { Connection } from '../../simulator/world/conntrack.ts';
 import type { Journey } from '../../simulator/world/journey.ts';
 import type { Exchange } from '../../simulator/world/network.ts';
-import { arrive, connect, send } from '../../simulator/world/network.ts';
+import { arrive, send } from '../../simulator/world/network.ts';
 import { Simulation } from '../../simulator/world/simulation.ts';
 import { TraceRecorder } from '../../simulator/world/traceRecorder.ts';
 import type { Tuple } from '../../simulator/world/tuple.ts';
@@ -17,6 +17,7 @@ import type { TupleText } from './connectionTable.ts';
 import { writeConnection } from './connectionTable.ts';
 import type { ConnectionEntry, JudgeCase, JudgeLink, JudgeNamespace, JudgeWorld, Observation, Passage, Prediction, Stimulus, Visit } from './judgeCase.ts';
 import { writeEnds, writePacket } from './packetBytes.ts';
+import { runConnect, runDatagram } from './simulatorClients.ts';
 
 /** Asks the simulator for what the kernel is asked, and writes its answer in the same words. */
 
@@ -40,7 +41,7 @@ function predictStimulus(judgeWorld: JudgeWorld, world: World, simulation: Simul
     }
   };
   forgetSockets();
-  const { journeys, outcome } = applyStimulus(simulation, recorder, namespace, stimulus);
+  const { journeys, outcome, after = '' } = applyStimulus(simulation, recorder, namespace, stimulus);
   const unknown = journeys.find((journey) => journey.end.kind === 'unknown');
   if (unknown?.end.kind === 'unknown') {
     return { kind: 'unknown', dependsOn: unknown.end.dependsOn };
@@ -59,22 +60,22 @@ function predictStimulus(judgeWorld: JudgeWorld, world: World, simulation: Simul
   const observation: Observation = {
     passages: journeys.flatMap((journey) => joinPassages(judgeWorld, nameOf, journey, recorder.steps, stimulus)),
     received: describeReceived(nameOf, journeys, stimulus),
-    call: describeCall(stimulus, journeys, outcome),
+    call: describeCall(stimulus, journeys, outcome, after),
     connections: describeConnections(judgeWorld, world, simulation),
   };
   return { kind: 'known', observation };
 }
 
-function applyStimulus(simulation: Simulation, recorder: TraceRecorder, namespace: NamespaceId, stimulus: Stimulus): { readonly journeys: readonly Journey[]; readonly outcome: Exchange['outcome'] | null } {
+function applyStimulus(simulation: Simulation, recorder: TraceRecorder, namespace: NamespaceId, stimulus: Stimulus): { readonly journeys: readonly Journey[]; readonly outcome: Exchange['outcome'] | null; readonly after?: string } {
   switch (stimulus.kind) {
     case 'arrive':
       return { journeys: arrive(simulation, recorder, namespace, stimulus.device, { ...stimulus.packet, checksum: 'unverified' }), outcome: null };
     case 'send':
       return { journeys: send(simulation, recorder, { namespace, owner: stimulus.user, mark: stimulus.mark }, { ...stimulus.packet, checksum: 'unverified' }), outcome: null };
-    case 'connect': {
-      const { user, mark, address, port, destination } = stimulus;
-      return connect(simulation, recorder, { sender: { namespace, owner: user, mark }, address, port, destination });
-    }
+    case 'connect':
+      return runConnect(simulation, recorder, namespace, stimulus);
+    case 'datagram':
+      return runDatagram(simulation, recorder, namespace, stimulus);
   }
 }
 
@@ -184,7 +185,8 @@ function describeReceived(nameOf: (id: NamespaceId) => string, journeys: readonl
     const local = `${nameOf(end.namespace)} ${info.protocol} ${info.local.address}:${info.local.port}`;
     const { transport } = packet;
     if (transport.kind === 'udp') {
-      return [`${local} from ${packet.source}:${transport.sourcePort}`];
+      // What comes back to the client is told by its call.
+      return end.socket.opened ? [] : [`${local} from ${packet.source}:${transport.sourcePort}`];
     }
     // Asked once the connection is there: its last ACK may be what conntrack saw of it first.
     const asked = journeys.findLast((journey) => journey.end.kind === 'delivered' && journey.end.namespace === end.namespace && writeEnds(journey.end.packet) === writeEnds(packet));
@@ -196,19 +198,21 @@ function describeReceived(nameOf: (id: NamespaceId) => string, journeys: readonl
   });
 }
 
-function describeCall(stimulus: Stimulus, journeys: readonly Journey[], outcome: Exchange['outcome'] | null): string | null {
+function describeCall(stimulus: Stimulus, journeys: readonly Journey[], outcome: Exchange['outcome'] | null, after: string): string | null {
   if (stimulus.kind === 'arrive') {
     return null;
   }
-  if (outcome !== null) {
+  if (outcome !== null && (stimulus.kind === 'connect' || outcome.kind === 'failed')) {
     return outcome.kind === 'connected' ? 'ok' : outcome.kind === 'failed' && outcome.errno !== 'ETIMEDOUT' ? outcome.errno : 'waits';
   }
   const [first] = journeys;
-  if (first === undefined || first.transmissions.length > 0) {
-    return 'ok';
+  // ping_v6_sendmsg does not look at what sending came to (net/ipv6/ping.c).
+  const isPing6 = stimulus.kind === 'datagram' && stimulus.protocol === 'icmp' && !isIpv4(stimulus.destination.address);
+  if (first === undefined || first.transmissions.length > 0 || (isPing6 && first.end.kind !== 'unreachable')) {
+    return `ok${after}`;
   }
   // net/netfilter/core.c, nf_hook_slow: what is dropped on the way out fails with EPERM for who sends it.
-  return first.end.kind === 'dropped' ? (first.end.errno ?? 'EPERM') : first.end.kind === 'rejected' ? 'EPERM' : first.end.kind === 'unreachable' ? first.end.errno : 'ok';
+  return first.end.kind === 'dropped' ? (first.end.errno ?? 'EPERM') : first.end.kind === 'rejected' ? 'EPERM' : first.end.kind === 'unreachable' ? first.end.errno : `ok${after}`;
 }
 
 function describeConnections(judgeWorld: JudgeWorld, world: World, simulation: Simulation): readonly ConnectionEntry[] {
