@@ -7,6 +7,7 @@ import type { Accelerator } from './accelerate/accelerator.ts';
 import { KEPT_FOLDER } from './accelerate/keptFolder.ts';
 import { cleanCachedAgents } from './clean/cachedAgents.ts';
 import { cleanLabs } from './clean/labLeftovers.ts';
+import { cleanSelfTestResults } from './clean/selfTestResults.ts';
 import { createConnectionLister } from './connections/connectionLister.ts';
 import { createAccelerationGate, toReport } from './doctor/accelerationGate.ts';
 import { runDoctor } from './doctor/runDoctor.ts';
@@ -133,7 +134,7 @@ export function createAgentService(options: AgentOptions): (notify: Notify) => N
       turnAccelerationOff: async (params, context) => openAccelerator().turnAccelerationOff(params, context),
       cleanNode: async ({ isDryRun }, context) => {
         const kept = existsSync(keptFolder) ? await openAccelerator().clean({ isDryRun }, context) : { items: [] };
-        return { items: [...kept.items, ...(await cleanLabs(isDryRun)), ...(await cleanCachedAgents(dirname(options.objectPath), isDryRun))] };
+        return { items: [...kept.items, ...(await cleanLabs(isDryRun)), ...(await cleanCachedAgents(dirname(options.objectPath), isDryRun)), ...(await cleanSelfTestResults(isDryRun))] };
       },
       upgradeAcceleration: async (params, context) => openAccelerator().upgradeAcceleration(params, context),
       listAccelerations,

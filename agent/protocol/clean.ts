@@ -2,8 +2,8 @@ import type { WireError } from './errors.ts';
 
 /** Something of Meshpath's on a node that stays when the agent ends. */
 export interface Leftover {
-  /** `kept-acceleration`: pinned programs, maps and links. `lab`: pods that nobody's lab has any more. `cached-agent`: the files of an agent that does not run. */
-  readonly kind: 'kept-acceleration' | 'lab' | 'cached-agent';
+  /** `kept-acceleration`: pinned programs, maps and links. `lab`: pods that nobody's lab has any more. `cached-agent`: the files of an agent that does not run. `self-test-results`: what the doctor keeps until the next boot. */
+  readonly kind: 'kept-acceleration' | 'lab' | 'cached-agent' | 'self-test-results';
   /** Its folder, or the name of the lab. */
   readonly where: string;
   /** What it is, one sentence. */
