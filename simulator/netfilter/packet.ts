@@ -105,6 +105,8 @@ export class Packet<Connection extends ConnectionView = ConnectionView> {
   checksum: 'verified' | 'unverified' | 'unknown' = 'verified';
   /** Traffic class and hop limit that conntrack summed with the rest of an IPv6 datagram, as summedFields writes them; null where it did not. */
   summed: number | null = null;
+  /** Whether it acknowledges what somebody wrote, or is a reset of what does. */
+  acknowledgesCrafted = false;
   /** Whether it is on its way over a bridge with br_netfilter. */
   isBridged = false;
   /** Whether it is about an untracked packet: CT and NOTRACK then leave it alone (nf_conntrack_core.c, nf_conntrack_attach). */

@@ -112,6 +112,7 @@ function completeAnswer(namespace: WorldNamespace, packet: WorldPacket, answer: 
   answer.tcpFlags = flags;
   // A SYN-ACK takes what the SYN offered, and always tells its own greatest segment (net/ipv4/tcp_output.c, tcp_synack_options).
   answer.tcpOptions = (flags & TCP_FLAG_BITS.SYN) === 0 ? [] : [...new Set([GREATEST_SEGMENT, ...packet.tcpOptions])];
+  answer.acknowledgesCrafted = packet.isCrafted || packet.acknowledgesCrafted;
   answer.socket = owner ?? KERNEL_SOCKET;
   answer.mark = owner?.mark ?? reflectedMark(namespace, packet);
   const found = withRoute(namespace, answer, isTransparent);

@@ -2,7 +2,7 @@ import { Address } from '../netfilter/address.ts';
 import { PROTOCOL, hasPorts } from '../netfilter/protocolNumbers.ts';
 import type { Connection, ConnectionTracker } from './conntrack.ts';
 import type { Tuple } from './tuple.ts';
-import { invertKnownTuple, sameTuple } from './tuple.ts';
+import { invertKnownTuple, sameTuple, writeTuple } from './tuple.ts';
 
 /** What NAT may change a side of a connection to (struct nf_nat_range2). */
 export interface NatChoice {
@@ -23,6 +23,8 @@ export type NatSide = 'source' | 'destination';
 export interface NatDecision {
   readonly tuple: Tuple;
   readonly random: boolean;
+  /** Where it is not known whether the tuple can be had: what that depends on. Nothing is settled then. */
+  readonly dependsOn?: string;
 }
 
 /** A choice that changes nothing: what a connection gets that no rule translates. Its port may change all the same, where it is taken. */
@@ -30,6 +32,8 @@ export const NULL_CHOICE: NatChoice = { addresses: null, ports: null, random: fa
 
 /** NF_NAT_MAX_ATTEMPTS. */
 const MAX_ATTEMPTS = 128;
+/** With so few attempts left, closed connections give way (NF_NAT_HARDER_THRESH). */
+const HARDER_ATTEMPTS = 32;
 
 /**
  * Settles one side of a connection that is not in the table yet (net/netfilter/nf_nat_core.c, nf_nat_setup_info): changes its
@@ -38,6 +42,9 @@ const MAX_ATTEMPTS = 128;
 export function bindConnection(tracker: ConnectionTracker, connection: Connection, side: NatSide, choice: NatChoice, random: () => number): NatDecision {
   const current = invertKnownTuple(connection.reply);
   const decision = chooseTuple(tracker, connection, current, side, choice, random);
+  if (decision.dependsOn !== undefined) {
+    return decision;
+  }
   if (!sameTuple(decision.tuple, current)) {
     connection.reply = invertKnownTuple(decision.tuple);
     if (side === 'source') {
@@ -79,7 +86,22 @@ function chooseTuple(tracker: ConnectionTracker, connection: Connection, current
       return { tuple, random: false };
     }
   }
-  return choosePort(tuple, side, choice, isUsed, random);
+  return choosePort(tuple, side, choice, { isUsed, mayGiveWay: (candidate) => mayGiveWay(tracker, connection, candidate) }, random);
+}
+
+/** What is asked of a tuple that NAT tries. */
+interface TupleTests {
+  readonly isUsed: (tuple: Tuple) => boolean;
+  readonly mayGiveWay: (tuple: Tuple) => boolean;
+}
+
+/** nf_nat_core.c, nf_nat_used_tuple_harder: a closed TCP connection goes where the new one's sequence numbers are beyond its own, which nobody knows here. */
+function mayGiveWay(tracker: ConnectionTracker, connection: Connection, tuple: Tuple): boolean {
+  if (tuple.protocol !== PROTOCOL.tcp || connection.tcpState !== 'SYN_SENT') {
+    return false;
+  }
+  const found = tracker.find(invertKnownTuple(tuple), connection.zoneOf(true));
+  return found?.isReply === true && found.connection.sourceTranslated && (found.connection.tcpState === 'TIME_WAIT' || found.connection.tcpState === 'CLOSE');
 }
 
 /** in_range: whether a tuple needs no change of its source. */
@@ -116,7 +138,7 @@ function mappedBefore(tracker: ConnectionTracker, connection: Connection, curren
 }
 
 /** nf_nat_l4proto_unique_tuple: the port. */
-function choosePort(tuple: Tuple, side: NatSide, choice: NatChoice, isUsed: (tuple: Tuple) => boolean, random: () => number): NatDecision {
+function choosePort(tuple: Tuple, side: NatSide, choice: NatChoice, { isUsed, mayGiveWay }: TupleTests, random: () => number): NatDecision {
   const icmp = isIcmp(tuple);
   if (!icmp && !hasPorts(tuple.protocol)) {
     return { tuple, random: false };
@@ -136,6 +158,9 @@ function choosePort(tuple: Tuple, side: NatSide, choice: NatChoice, isUsed: (tup
       candidate = { ...tuple, [key]: first + (offset % size) };
       if (!isUsed(candidate)) {
         return { tuple: candidate, random: isRandom && size > 1 };
+      }
+      if (attempts - index <= HARDER_ATTEMPTS && mayGiveWay(candidate)) {
+        return { tuple: candidate, random: false, dependsOn: `whether the connection takes the place of a closed one of the same tuple ${writeTuple(invertKnownTuple(candidate))}` };
       }
     }
     if (attempts >= size || attempts < 16) {

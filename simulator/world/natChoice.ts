@@ -22,8 +22,8 @@ export function addressOfNatTarget(context: HookContext, hook: Hook, packet: Wor
       return packet.isIpv4 ? LOOPBACK_IPV4 : LOOPBACK_IPV6;
     }
     const addresses = (findLink(namespace, packet.inInterface ?? '')?.addresses ?? []).map(({ address }) => Address.of(address)).filter(({ isIpv4 }) => isIpv4 === packet.isIpv4);
-    const scope = packet.isIpv4 ? 0 : scopeOf(packet.source);
-    return addresses.find((address) => packet.isIpv4 || (scope & scopeOf(address)) !== 0 || scope === 0) ?? null;
+    // A device has its IPv6 addresses by their scopes, the widest first (net/ipv6/addrconf.c, ipv6_link_dev_addr).
+    return (packet.isIpv4 ? undefined : addresses.find((address) => !isLinkLocal(address))) ?? addresses[0] ?? null;
   }
   if (target.kind === 'masquerade') {
     // net/netfilter/nf_nat_masquerade.c: a packet from nowhere is left alone.
@@ -79,11 +79,7 @@ function netmapChoice(target: Extract<NatTarget, { kind: 'extension' }>, side: N
   return { addresses: { first: mapped, last: mapped }, ports: null, random: false, persistent: false, basePort: null };
 }
 
-/** The scopes of an IPv6 address as bits (include/net/ipv6.h, IPV6_ADDR_SCOPE_MASK); 0 is global. */
-function scopeOf(address: Address): number {
-  if (address.w0 === 0 && address.w1 === 0 && address.w2 === 0 && address.w3 === 1) {
-    return 0x10;
-  }
-  const top = address.w0 >>> 22;
-  return top === 0x3fa ? 0x20 : top === 0x3fb ? 0x40 : 0;
+/** fe80::/10. */
+function isLinkLocal({ w0 }: Address): boolean {
+  return w0 >>> 22 === 0x3fa;
 }

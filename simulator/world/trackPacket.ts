@@ -152,7 +152,7 @@ function update(tracker: ConnectionTracker, packet: WorldPacket, found: FoundCon
   const { connection, isReply } = found;
   const state = isReply || connection.seenReply ? 'ESTABLISHED' : 'NEW';
   if (packet.protocol === PROTOCOL.tcp && connection.tcpState !== null) {
-    if ((packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0 && isCraftedNumber(packet) && connection.numberedDirections === BOTH_DIRECTIONS) {
+    if ((packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0 && (isCraftedNumber(packet) || packet.acknowledgesCrafted) && connection.numberedDirections === BOTH_DIRECTIONS) {
       return { dependsOn: `whether the sequence number of a reset fits into the connection ${writeTuple(connection.original)}` };
     }
     const effect = updateTcp(tracker, packet, connection, isReply);

@@ -107,6 +107,9 @@ function settleAs(context: HookContext, connection: Connection, side: NatSide, c
   // "Can't setup nat info for confirmed ct" (nf_nat_setup_info): only a REJECT's answer about an old connection comes here.
   if (!connection.confirmed) {
     const decision = bindConnection(context.state.tracker, connection, side, choice, context.simulation.random16);
+    if (decision.dependsOn !== undefined) {
+      return { kind: 'unknown', step: ruleStep, dependsOn: decision.dependsOn };
+    }
     if (decision.random) {
       const port = side === 'source' ? decision.tuple.sourcePort : decision.tuple.destinationPort;
       context.simulation.assumptions.add(`${name} in ${context.namespace.title} picks a port at random; here it is ${port}.`);
