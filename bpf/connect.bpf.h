@@ -58,7 +58,7 @@ static __always_inline enum decision_reason decide_for_own_pod(const struct conn
 	if (!profile.redirects_own || request->owner != OWNER_SIDECAR || is_localhost(&request->destination) ||
 	    is_from_passthrough(request) || request->is_question)
 		return DECISION_SIDECAR_TO_APPLICATION;
-	if (request->port_lists & (PORT_EXCLUDED_OUTBOUND | PORT_TUNNEL))
+	if (request->port_lists & ((profile.has_ports_first ? PORT_EXCLUDED_OUTBOUND : 0) | PORT_TUNNEL))
 		return DECISION_PASSED_EXCLUDED_PORT;
 	if (profile.has_ranges_first && is_in_range(RANGE_EXCLUDED_OUTBOUND, &request->destination))
 		return DECISION_PASSED_EXCLUDED_RANGE;

@@ -41,7 +41,7 @@ const CONNECTION_BYTES = 128;
 test('writes the Istio profile as the programs read it', () => {
   assert.equal(
     toHexText(encodeSettings(btf, READ_ONLY_DATA, SETTINGS)),
-    `01000000000000000200000000000000030000000000000000000000000000000000ffff7f000006${'6'.padStart(32, '0')}993a9e3a010100000000cd3a${''.padEnd(8, '0')}`,
+    `01000000000000000200000000000000030000000000000000000000000000000000ffff7f000006${'6'.padStart(32, '0')}993a9e3a010100000000cd3a00000100`,
   );
 });
 
@@ -54,9 +54,9 @@ test('a mesh without a passthrough address has none in the profile', () => {
 test('a mesh that captures DNS to some resolvers, and not over UDP, says so', () => {
   const profile = { ...ISTIO_PROFILE, dnsResolvers: ['10.96.0.10/32'] as IpPrefix[], excludedOutboundPorts: [53] as PortNumber[] };
   const dnsOf = (changes: Partial<typeof profile>): string => toHexText(encodeSettings(btf, READ_ONLY_DATA, { ...SETTINGS, profile: { ...profile, ...changes } }).subarray(66));
-  assert.equal(dnsOf({}), 'cd3a01010000');
-  assert.equal(dnsOf({ excludesPortsOverUdp: false, dnsResolvers: [] }), 'cd3a00000000');
-  assert.equal(dnsOf({ dnsPort: null, excludedOutboundPorts: [] }), '000001000000');
+  assert.equal(dnsOf({}), 'cd3a01010100');
+  assert.equal(dnsOf({ excludesPortsOverUdp: false, dnsResolvers: [] }), 'cd3a00000100');
+  assert.equal(dnsOf({ dnsPort: null, excludedOutboundPorts: [] }), '000001000100');
   const [entry] = encodeProfileEntries(btf, { ...profile, excludedOutboundPorts: [], excludedInboundPorts: [], tunnelPorts: [] }).filter(({ map }) => map === 'ranges');
   assert.equal(toHexText(entry?.key ?? new Uint8Array()), 'a0000000' + '04000100' + '00000000000000000000ffff0a60000a');
 });

@@ -242,7 +242,8 @@ struct mesh_profile {
 	__u16 dns_port; /* where the sidecar answers DNS on loopback; 0: it does not */
 	bool has_resolvers; /* only questions to resolvers of the list are sent there */
 	bool excludes_datagrams; /* DNS over UDP is in the list of excluded ports */
-	__u8 reserved[2];
+	bool has_ports_first; /* excluded outbound ports come before the owner's rules */
+	__u8 reserved;
 };
 
 enum decision_hook {

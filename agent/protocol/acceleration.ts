@@ -52,6 +52,8 @@ export interface MeshProfile {
   readonly includedOutboundRanges: readonly IpPrefix[];
   /** Whether the rule for excluded destinations comes before those for the sidecar's own connections. */
   readonly excludesRangesFirst: boolean;
+  /** The same for excluded destination ports. */
+  readonly excludesPortsFirst: boolean;
 }
 
 /** Parts of a profile that are other than in the profile of its name. */
@@ -89,6 +91,7 @@ export const ISTIO_PROFILE: MeshProfile = {
   tunnelPorts: [15_008] as PortNumber[],
   excludedInboundPorts: [15_020, 15_021, 15_090] as PortNumber[],
   excludesRangesFirst: false,
+  excludesPortsFirst: true,
 };
 
 /** Linkerd's proxy with the defaults of its charts (linkerd2-proxy-init, pkg/iptables). It has no address of its own to connect on from. */
@@ -107,6 +110,7 @@ export const LINKERD_PROFILE: MeshProfile = {
   excludedInboundPorts: [4_190, 4_191, 4_567, 4_568] as PortNumber[],
   excludedOutboundPorts: [4_567, 4_568] as PortNumber[],
   excludesRangesFirst: false,
+  excludesPortsFirst: true,
 };
 
 /** Kuma's sidecar with its default ports (kumactl install transparent-proxy). */
@@ -123,9 +127,10 @@ export const KUMA_PROFILE: MeshProfile = {
   passthroughSourceV6: '::6' as IpAddress,
   redirectsOwnPod: true,
   excludesRangesFirst: true,
+  excludesPortsFirst: true,
 };
 
-/** Open Service Mesh's sidecar (pkg/injector/iptables.go of osm, which is archived). */
+/** Open Service Mesh's sidecar, as of its last releases (pkg/injector/iptables.go of osm 1.2, which is archived). */
 export const OSM_PROFILE: MeshProfile = {
   ...NO_LISTS,
   name: 'osm',
@@ -139,7 +144,8 @@ export const OSM_PROFILE: MeshProfile = {
   passthroughSourceV6: null,
   redirectsOwnPod: true,
   excludedInboundPorts: [15_010, 15_901, 15_902, 15_903, 15_904] as PortNumber[],
-  excludesRangesFirst: true,
+  excludesRangesFirst: false,
+  excludesPortsFirst: false,
 };
 
 /** The profiles that can be named. */

@@ -37,6 +37,7 @@ const READERS: { readonly [Name in Field]: Reader<Name> } = {
   excludedOutboundRanges: readRanges,
   includedOutboundRanges: readRanges,
   excludesRangesFirst: readBoolean,
+  excludesPortsFirst: readBoolean,
 };
 
 /** Gives the profile of a name with what is overridden in it. `overrides` may come from anywhere. Throws PROFILE_INVALID. */

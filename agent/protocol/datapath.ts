@@ -92,6 +92,7 @@ export function encodeSettings(btf: Btf, initial: Uint8Array, settings: Datapath
     has_netns_cookie: toBit(settings.hasNetnsCookie),
     redirects_own: toBit(profile.redirectsOwnPod),
     has_ranges_first: toBit(profile.excludesRangesFirst),
+    has_ports_first: toBit(profile.excludesPortsFirst),
     has_ranges: toBit(RANGE_LISTS.some((list) => profile[list].length > 0)),
     has_included_outbound: toBit(profile.includedOutboundPorts.length + profile.includedOutboundRanges.length > 0),
     dns_port: BigInt(profile.dnsPort ?? 0),

@@ -4,6 +4,7 @@ import type { IpPrefix } from '../../agent/protocol/scalars.ts';
 import { generateIstioSidecarRules, ISTIO_INJECTED } from '../../simulator/mesh/istioSidecar.ts';
 import { generateKumaRules, KUMA_DEFAULTS } from '../../simulator/mesh/kuma.ts';
 import { generateLinkerdRules, LINKERD_INJECTED } from '../../simulator/mesh/linkerd.ts';
+import { generateOsmRules } from '../../simulator/mesh/osm.ts';
 import type { AddressRange } from '../../simulator/mesh/meshOptions.ts';
 import type { RuleFamily } from '../../simulator/mesh/meshRules.ts';
 
@@ -12,22 +13,14 @@ import type { RuleFamily } from '../../simulator/mesh/meshRules.ts';
  * are those of the profile.
  */
 
-/** What is written in another way for IPv4 and for IPv6. */
-interface Family {
-  readonly ofIpv4: boolean;
-  /** `127.0.0.1/32` */
-  readonly localhost: string;
-  readonly family: RuleFamily;
-}
-
 /** Gives the rules of a pod for iptables-restore (family 4) or ip6tables-restore (family 6). */
 export function meshRules(profile: MeshProfile, family: 4 | 6 = 4, mesh: keyof typeof MESHES = profile.name as keyof typeof MESHES): string {
-  return MESHES[mesh](profile, { ofIpv4: family === 4, family: family === 4 ? 'ipv4' : 'ipv6', localhost: family === 4 ? '127.0.0.1/32' : '::1/128' });
+  return MESHES[mesh](profile, family === 4 ? 'ipv4' : 'ipv6');
 }
 
 const MESHES = { istio: istioRules, linkerd: linkerdRules, kuma: kumaRules, osm: osmRules };
 
-function istioRules(profile: MeshProfile, { family }: Family): string {
+function istioRules(profile: MeshProfile, family: RuleFamily): string {
   const { includedInboundPorts, includedOutboundPorts, includedOutboundRanges } = profile;
   const isLimited = includedOutboundPorts.length + includedOutboundRanges.length > 0;
   return generateIstioSidecarRules({
@@ -46,7 +39,7 @@ function istioRules(profile: MeshProfile, { family }: Family): string {
   })[family];
 }
 
-function linkerdRules(profile: MeshProfile, { family }: Family): string {
+function linkerdRules(profile: MeshProfile, family: RuleFamily): string {
   return generateLinkerdRules({
     ...LINKERD_INJECTED,
     incomingProxyPort: profile.inboundPort,
@@ -60,7 +53,7 @@ function linkerdRules(profile: MeshProfile, { family }: Family): string {
   })[family];
 }
 
-function kumaRules(profile: MeshProfile, { family }: Family): string {
+function kumaRules(profile: MeshProfile, family: RuleFamily): string {
   return generateKumaRules({
     ...KUMA_DEFAULTS,
     inboundPort: profile.inboundPort,
@@ -78,28 +71,14 @@ function toRange(text: IpPrefix): AddressRange {
   return { family: isIpv4(address) ? 'ipv4' : 'ipv6', address, text };
 }
 
-/** OSM as the profile knows it, before its release 1.0: exclusions are put in front. The generator gives the rules of later ones. */
-function osmRules(profile: MeshProfile, { ofIpv4, localhost }: Family): string {
-  const ranges = ofFamily(profile.includedOutboundRanges, ofIpv4);
-  const rules = [
-    `-A OSM_PROXY_IN_REDIRECT -p tcp -j REDIRECT --to-port ${profile.inboundPort}`,
-    `-A PREROUTING -p tcp -j OSM_PROXY_INBOUND`,
-    ...profile.excludedInboundPorts.map((port) => `-A OSM_PROXY_INBOUND -p tcp --dport ${port} -j RETURN`),
-    `-A OSM_PROXY_INBOUND -p tcp -j OSM_PROXY_IN_REDIRECT`,
-    `-A OSM_PROXY_OUT_REDIRECT -p tcp -j REDIRECT --to-port ${profile.outboundPort}`,
-    `-A OUTPUT -p tcp -j OSM_PROXY_OUTBOUND`,
-    ...profile.excludedOutboundPorts.map((port) => `-A OSM_PROXY_OUTBOUND -p tcp --dport ${port} -j RETURN`),
-    ...ofFamily(profile.excludedOutboundRanges, ofIpv4).map((range) => `-A OSM_PROXY_OUTBOUND -d ${range} -j RETURN`),
-    `-A OSM_PROXY_OUTBOUND -o lo ! -d ${localhost} -m owner --uid-owner ${profile.proxyUid} -j OSM_PROXY_IN_REDIRECT`,
-    `-A OSM_PROXY_OUTBOUND -o lo -m owner ! --uid-owner ${profile.proxyUid} -j RETURN`,
-    `-A OSM_PROXY_OUTBOUND -m owner --uid-owner ${profile.proxyUid} -j RETURN`,
-    `-A OSM_PROXY_OUTBOUND -d ${localhost} -j RETURN`,
-    ...(ranges.length > 0 ? ranges.map((range) => `-A OSM_PROXY_OUTBOUND -d ${range} -j OSM_PROXY_OUT_REDIRECT`) : [`-A OSM_PROXY_OUTBOUND -j OSM_PROXY_OUT_REDIRECT`]),
-  ];
-  const chains = new Set(rules.map((rule) => rule.split(' ')[1] ?? '').filter((chain) => chain.includes('_')));
-  return ['*nat', ...[...chains].map((chain) => `:${chain} - [0:0]`), ...rules, 'COMMIT', ''].join('\n');
-}
-
-function ofFamily(ranges: readonly IpPrefix[], ofIpv4: boolean): readonly IpPrefix[] {
-  return ranges.filter((range) => isIpv4(splitIpPrefix(range).address) === ofIpv4);
+/** Its ports and its user cannot be chosen. */
+function osmRules(profile: MeshProfile, family: RuleFamily): string {
+  return generateOsmRules({
+    excludedOutboundRanges: profile.excludedOutboundRanges.map(toRange),
+    includedOutboundRanges: profile.includedOutboundRanges.map(toRange),
+    excludedOutboundPorts: profile.excludedOutboundPorts,
+    excludedInboundPorts: profile.excludedInboundPorts,
+    excludedInterfaces: [],
+    podAddress: null,
+  })[family];
 }
