@@ -16,11 +16,13 @@ const STATES = ['INVALID', 'NEW', 'RELATED', 'ESTABLISHED', 'UNTRACKED'] as cons
 const STATUSES = ['NONE', 'EXPECTED', 'SEEN_REPLY', 'ASSURED', 'CONFIRMED'] as const;
 
 /** Root is the one name that is the same on every machine. Ranges may have a colon too (extensions/libxt_owner.c). */
+/** The greatest id; the next one stands for none (libxt_owner.c). */
+const MAX_ID = 0xffff_fffe;
 const ids: ArgumentReader = fromText('a numeric id or a range such as 1000-1999', (text) => {
   const [firstText = '', lastText, ...rest] = (text === 'root' ? '0' : text).split(/[-:]/);
   const first = parseNumber(firstText);
   const last = lastText === undefined ? first : parseNumber(lastText);
-  if (first === undefined || last === undefined || rest.length > 0 || first > last) {
+  if (first === undefined || last === undefined || rest.length > 0 || first > last || last > MAX_ID) {
     return undefined;
   }
   return { value: { type: 'range', first, last }, text: rangeText({ first, last }, '-') };
@@ -244,6 +246,10 @@ export const CONNECTION_MATCHES: readonly Extension[] = [
         const mask = node === undefined ? 0 : (1 << (node - 1)) >>> 0;
         return node === undefined ? option : { ...option, name: 'cluster-local-nodemask', value: { type: 'number', value: mask }, text: hexText(mask, 8) };
       }),
+    check: (_: RuleSurroundings, options: readonly ExtensionOption[]): string | null => {
+      const [mask, total] = ['cluster-local-nodemask', 'cluster-total-nodes'].map((name) => findOption(options, name)?.value);
+      return mask?.type === 'number' && total?.type === 'number' && mask.value >= 2 ** total.value ? 'A local node of cluster is beyond its nodes.' : null;
+    },
   },
 ];
 

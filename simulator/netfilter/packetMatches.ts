@@ -134,7 +134,7 @@ export const PACKET_MATCHES: readonly Extension[] = [
   },
   { name: 'mark', options: [{ name: 'mark', negatable: true, required: true, read: maskedMark }] },
   { name: 'realm', family: 'ipv4', hooks: ['INPUT', 'FORWARD', 'OUTPUT', 'POSTROUTING'], options: [{ name: 'realm', negatable: true, required: true, read: maskedMark }] },
-  { name: 'comment', options: [{ name: 'comment', required: true, read: quotedText({ max: 255 }) }] },
+  { name: 'comment', options: [{ name: 'comment', required: true, read: quotedText({ max: 255, cut: true }) }] },
   {
     name: 'physdev',
     requiresOneOf: ['physdev-is-in', 'physdev-in', 'physdev-is-out', 'physdev-out', 'physdev-is-bridged'],

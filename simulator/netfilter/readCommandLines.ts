@@ -4,6 +4,7 @@ import { MAX_RULE_LINE_CHARACTERS, MAX_RULE_SET_CHARACTERS } from './readRuleSet
 import { RuleSetBuilder } from './ruleSetBuilder.ts';
 import type { ShellCommand } from './shellWords.ts';
 import { splitShellLine } from './shellWords.ts';
+import { commandFirst } from './words.ts';
 import type { Word } from './words.ts';
 import { shorten, SyntaxProblem, WordReader } from './wordReader.ts';
 
@@ -135,19 +136,4 @@ function takeProgramOptions(words: readonly Word[], program: AddressFamily): { r
     }
   }
   return { table, words: commandFirst(rest), family };
-}
-
-const COMMAND = /^(?:-[AIDRNXFPEZCLS]|--(?:append|insert|delete|replace|new|new-chain|delete-chain|flush|policy|rename-chain|zero|check|list|list-rules))$/;
-
-/** `-p tcp -A INPUT -j DROP` is `-A INPUT -p tcp -j DROP`: the command goes to the front with the words that belong to it. */
-function commandFirst(words: readonly Word[]): readonly Word[] {
-  const at = words.findIndex(({ text }) => COMMAND.test(text));
-  if (at <= 0) {
-    return words;
-  }
-  let end = at + 1;
-  while (end < words.length && !/^(?:-|!)/.test(words[end]?.text ?? '')) {
-    end += 1;
-  }
-  return [...words.slice(at, end), ...words.slice(0, at), ...words.slice(end)];
 }

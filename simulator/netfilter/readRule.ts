@@ -5,7 +5,6 @@ import type { OptionDefinition, RuleSurroundings } from './extension.ts';
 import { parseRulePrefix } from './iptablesAddress.ts';
 import { parseProtocolNumber, protocolName } from './protocols.ts';
 import type { AddressFamily, Backend, Counters, ExtensionOption, Match, RuleBody, Target } from './ruleSet.ts';
-import { BUILT_IN_CHAINS } from './ruleSet.ts';
 import { mergePortMatches, toMatches } from './typedMatches.ts';
 import { toTarget } from './typedTargets.ts';
 import type { Word } from './words.ts';
@@ -32,6 +31,8 @@ export interface RuleContext {
   readonly backend: Backend;
   /** Says whether the table has a chain of this name. */
   readonly isChain: (name: string) => boolean;
+  /** Says whether a name is that of a built-in chain of the table. */
+  readonly isBuiltIn: (name: string) => boolean;
 }
 
 /** IFNAMSIZ without its NUL (include/uapi/linux/if.h). */
@@ -341,7 +342,7 @@ class RuleReading {
   }
 
   #readTarget(word: Word): void {
-    const { isChain, family } = this.#context;
+    const { isChain, isBuiltIn, family } = this.#context;
     this.#targetWord = word;
     if (this.#isGoto || isChain(word.text)) {
       if (!isChain(word.text) || isBuiltIn(word.text)) {
@@ -470,10 +471,6 @@ function describeAddress(text: string, family: AddressFamily): string {
     return 'an IPv6 address: this is a rule set of ip6tables, not of iptables';
   }
   return 'an address or a network such as 10.0.0.0/8; host names are not looked up';
-}
-
-function isBuiltIn(name: string): boolean {
-  return Object.values(BUILT_IN_CHAINS).some((hooks) => (hooks as readonly string[]).includes(name));
 }
 
 function otherFamily(family: AddressFamily): AddressFamily {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { RULE_SPELLINGS } from './ruleSpellings.fixture.ts';
-import { MAX_RULE_LINE_CHARACTERS, readRuleSet } from './readRuleSet.ts';
+import { MAX_RESTORE_CHARACTERS, readRuleSet } from './readRuleSet.ts';
 import { MAX_CHAINS } from './ruleSetBuilder.ts';
 import type { ParsedRuleSet } from './ruleSet.ts';
 import { UNREADABLE_RULE } from './ruleSet.ts';
@@ -58,11 +58,33 @@ test('-I puts a rule where it says', () => {
 });
 
 test('what is too much is refused, not read for ever', () => {
-  assert.equal(readRuleSet(`*filter\n-A INPUT -m comment --comment ${'x'.repeat(10_000_000)} -j DROP\nCOMMIT\n`).problems[0]?.expected, `at most ${MAX_RULE_LINE_CHARACTERS} characters`);
+  assert.equal(readRuleSet(`*filter\n-A INPUT -m comment --comment ${'x'.repeat(10_000_000)} -j DROP\nCOMMIT\n`).problems[0]?.expected, `at most ${MAX_RESTORE_CHARACTERS} characters`);
   const chains = Array.from({ length: MAX_CHAINS + 10 }, (_, index) => `:C${index} - [0:0]`).join('\n');
   const full = readRuleSet(`*filter\n${chains}\nCOMMIT\n`);
   assert.deepEqual([full.problems.length, full.problems[0]?.line], [1, MAX_CHAINS + 2], 'what follows is not read');
   assert.match(readRuleSet('*filter\n-A INPUT -j A\0B\nCOMMIT\n').problems[0]?.message ?? '', /NUL/);
+});
+
+test('what iptables-restore refuses of the form of lines is told and read nonetheless', () => {
+  for (const [text, line] of [['\uFEFF*filter\n-A INPUT -j DROP\nCOMMIT\n', 1], ['*filter\r\n-A INPUT -j DROP\r\nCOMMIT\r\n', 1], ['*filter\n-A INPUT -j DROP\n COMMIT\n', 3], ['*filter\n-A INPUT -j DROP\nCOMMIT \n', 3], ['*filter\n # x\n-A INPUT -j DROP\nCOMMIT\n', 2], [' *filter\n-A INPUT -j DROP\nCOMMIT\n', 1]] as const) {
+    const { problems, tables } = readRuleSet(text);
+    assert.deepEqual(problems.map((problem) => [problem.severity, problem.line]), [['error', line]], text);
+    assert.deepEqual(tables[0]?.chains.get('INPUT')?.rules.map((rule) => rule.text), ['-A INPUT -j DROP']);
+  }
+});
+
+test('what iptables-restore takes without looking at it is taken', () => {
+  for (const lines of [':INPUT DROP [a:b]', ':INPUT ACCEPT [1:2]x', ':"a" - [0:0]\n-A INPUT -j ACCEPT', '[x:y] -A INPUT -j DROP', '-j DROP -A INPUT', '-4 -A INPUT -j DROP', '-6 -A INPUT -s ::1 -j DROP', '-P FORWARD DROP -c 1 2', ':PREROUTING - [0:0]\n-A INPUT -j PREROUTING', '# a\r']) {
+    assert.deepEqual(readRuleSet(`*filter\n${lines}\nCOMMIT\n`, { family: 'ipv4' }).problems, [], lines);
+  }
+  assert.deepEqual([...readRuleSet('*filter\n:"a" - [0:0]\nCOMMIT\n').tables[0]?.chains.keys() ?? []], ['"a"']);
+});
+
+test('what iptables-restore refuses is refused', () => {
+  for (const lines of ['-N LOG', `-A INPUT ${'-v '.repeat(260)}-j DROP`, `-A INPUT -m comment --comment ${'c'.repeat(1_100)} -j DROP`, `# ${'c'.repeat(11_000)}`]) {
+    assert.equal(readRuleSet(`*filter\n${lines}\nCOMMIT\n`).problems[0]?.line, 2, lines.slice(0, 40));
+  }
+  assert.equal(readRuleSet('*nat\n-P OUTPUT DROP\nCOMMIT\n').problems[0]?.line, 2);
 });
 
 test('names of properties that every object has are names like any other', () => {

@@ -1,6 +1,7 @@
 import type { TableName } from '../../agent/protocol/trace.ts';
 import { checkTable } from './checkTable.ts';
 import type { RuleConstraint } from './checkTable.ts';
+import { findTargetModule } from './extensionIndex.ts';
 import type { ExtensionReading } from './extensionReading.ts';
 import { readRuleBody } from './readRule.ts';
 import type { AddressFamily, Backend, Chain, Counters, ParsedRuleSet, Rule, RuleBody, RuleProblem, Table, Target } from './ruleSet.ts';
@@ -172,6 +173,11 @@ export class RuleSetBuilder {
         break;
       case 'P':
         this.#setPolicy(table, takeName(), reader.take('ACCEPT or DROP'));
+        if (reader.peek()?.text === '-c') {
+          reader.take('-c');
+          readRuleCounter(reader);
+          readRuleCounter(reader);
+        }
         break;
       case 'E':
         this.#rename(table, takeName(), reader.take('the new name of the chain'));
@@ -246,7 +252,7 @@ export class RuleSetBuilder {
       this.#remove(table, chain, position - 1);
       return;
     }
-    const { bodies } = readRuleBody(reader, { family: this.family, backend: this.#backend, isChain: (candidate) => table.chains.has(candidate) });
+    const { bodies } = readRuleBody(reader, { family: this.family, backend: this.#backend, isChain: (candidate) => table.chains.has(candidate), isBuiltIn: (candidate) => isBuiltIn(table.name, candidate) });
     for (const body of bodies) {
       const text = writeRule(chain.name, body, this.family);
       this.#spend(chain.rules.length, name);
@@ -284,9 +290,10 @@ export class RuleSetBuilder {
 
   #readRules(table: OpenTable, { line, text, counters }: RuleLine, name: Word, reader: WordReader): Rule[] {
     this.#countRules(1, name);
-    const reading = readRuleBody(reader, { family: this.family, backend: this.#backend, isChain: (candidate) => table.chains.has(candidate) || this.#isImplied(table, candidate) });
+    const reading = readRuleBody(reader, { family: this.family, backend: this.#backend, isChain: (candidate) => table.chains.has(candidate) || isBuiltIn(table.name, candidate), isBuiltIn: (candidate) => isBuiltIn(table.name, candidate) });
     this.#countRules(reading.bodies.length - 1, name);
     checkInterfaces(name, reading.bodies[0]);
+    checkVerdict(table.name, name, reading.bodies[0]);
     for (const word of reading.unknown) {
       this.#reportUnknown(line, word, reading.bodies[0]?.target);
     }
@@ -323,6 +330,9 @@ export class RuleSetBuilder {
       throw new SyntaxProblem(name, `The chain ${shorten(name.text)} is there already.`, 'another name');
     }
     checkChainName(name);
+    if (findTargetModule(name.text, this.family) !== undefined) {
+      throw new SyntaxProblem(name, `${shorten(name.text)} is a target of iptables.`, 'another name');
+    }
     this.#addChain(table, name, line);
   }
 
@@ -359,7 +369,11 @@ export class RuleSetBuilder {
       throw new SyntaxProblem(name, `${shorten(name.text)} is no built-in chain of ${table.name}.`, BUILT_IN_CHAINS[table.name].join(', '));
     }
     const chain = this.#findChain(table, name);
-    chain.policy = readPolicy(policy);
+    const verdict = readPolicy(policy);
+    if (table.name === 'nat' && verdict === 'DROP') {
+      throw new SyntaxProblem(policy, 'iptables refuses DROP in the table nat.', 'ACCEPT');
+    }
+    chain.policy = verdict;
   }
 
   #rename(table: OpenTable, from: Word, to: Word): void {
@@ -435,10 +449,6 @@ export class RuleSetBuilder {
     return chain;
   }
 
-  #isImplied(table: OpenTable, name: string): boolean {
-    return isBuiltIn(table.name, name);
-  }
-
   #addChain(table: OpenTable, name: Word, line: number): OpenChain {
     const builtIn = isBuiltIn(table.name, name.text);
     if (!builtIn) {
@@ -500,6 +510,13 @@ function isOption(word: Word): boolean {
   return word.text.startsWith('-') || word.text === '!';
 }
 
+function readRuleCounter(reader: WordReader): void {
+  const word = reader.take('a number of packets or bytes');
+  if (!/^\d{1,20}$/.test(word.text)) {
+    rejectWord(word, 'a number of packets or bytes');
+  }
+}
+
 function readRuleNumber(word: Word): number {
   const number = /^\d{1,9}$/.test(word.text) ? Number(word.text) : 0;
   return number > 0 ? number : rejectWord(word, 'the number of a rule, from 1');
@@ -523,6 +540,13 @@ function checkChainName(name: Word): void {
   const bytes = utf8Length(name.text);
   if (bytes === 0 || bytes > MAX_CHAIN_NAME || /^[-!]|[\s]/.test(name.text) || STANDARD_NAMES.has(name.text)) {
     throw new SyntaxProblem(name, 'This cannot be the name of a chain.', `a name of 1 to ${MAX_CHAIN_NAME} characters without white space that begins with neither - nor ! and is no verdict`);
+  }
+}
+
+/** iptables/xshared.c, do_parse: what is to be dropped is dropped elsewhere. */
+function checkVerdict(table: TableName, chain: Word, body: RuleBody | undefined): void {
+  if (table === 'nat' && body?.target.kind === 'drop') {
+    throw new SyntaxProblem(chain, 'iptables refuses DROP in the table nat.', 'DROP in another table, such as raw or filter');
   }
 }
 

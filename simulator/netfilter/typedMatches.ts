@@ -19,6 +19,12 @@ export function toMatches(module: string, options: readonly ExtensionOption[]): 
   return rest.length === 0 ? matches : [...matches, { kind: 'extension', module, options: rest, named: true }];
 }
 
+/** What iptables-nft makes of a range that begins with the first port and is excluded: the ports behind it (iptables/nft-shared.c, nft_parse_th_port_range). */
+function turnRange(match: Match): Match {
+  const isTurned = match.kind === 'port' && match.negated && match.range.first === 0 && match.range.last > 0 && match.range.last < 0xffff;
+  return isTurned ? { ...match, negated: false, range: { first: match.range.last + 1, last: 0xffff } } : match;
+}
+
 /** Gives the matches of the instance of a module that a match belongs to: `-m addrtype … -m addrtype …` are two, and no option of one says anything about the other. */
 export function instanceOf(match: Match, matches: readonly Match[]): readonly Match[] {
   const begins = (one: Match): boolean => one.kind === 'module' || (one.kind === 'extension' && !one.named);
@@ -34,7 +40,7 @@ export function instanceOf(match: Match, matches: readonly Match[]): readonly Ma
  * where it is the only one and was given so.
  */
 export function mergePortMatches(matches: readonly Match[]): readonly Match[] {
-  return matches.some((match) => match.kind === 'module' && (match.module === 'tcp' || match.module === 'udp')) ? ['tcp', 'udp'].reduce(mergeModule, matches) : matches;
+  return matches.some((match) => match.kind === 'module' && (match.module === 'tcp' || match.module === 'udp')) ? ['tcp', 'udp'].reduce(mergeModule, matches).map(turnRange) : matches;
 }
 
 function mergeModule(matches: readonly Match[], module: string): readonly Match[] {

@@ -95,3 +95,18 @@ export function utf8Length(text: string): number {
 function isBlank(code: number): boolean {
   return code === SPACE || code === TAB;
 }
+
+const COMMAND = /^(?:-[AIDRNXFPEZCLS]|--(?:append|insert|delete|replace|new|new-chain|delete-chain|flush|policy|rename-chain|zero|check|list|list-rules))$/;
+
+/** `-p tcp -A INPUT -j DROP` is `-A INPUT -p tcp -j DROP`: the command goes to the front with the words that belong to it. */
+export function commandFirst(words: readonly Word[]): readonly Word[] {
+  const at = words.findIndex(({ text }) => COMMAND.test(text));
+  if (at <= 0) {
+    return words;
+  }
+  let end = at + 1;
+  while (end < words.length && !/^(?:-|!)/.test(words[end]?.text ?? '')) {
+    end += 1;
+  }
+  return [...words.slice(at, end), ...words.slice(0, at), ...words.slice(end)];
+}

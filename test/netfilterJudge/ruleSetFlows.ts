@@ -24,6 +24,8 @@ const MAX_LEFT_NETWORKS = 12;
 const MAX_DEVICE_NAME = 15;
 const FIRST_SOURCE_PORT = 20_000;
 const FAMILIES: readonly AddressFamily[] = ['ipv4', 'ipv6'];
+/** Headers of IPv6 behind which another one follows (net/ipv6/exthdrs_core.c, ipv6_ext_hdr): no packet ends with them. */
+const EXTENSION_HEADERS: ReadonlySet<number> = new Set([43, 44, 51, 60]);
 /** Hosts of a wanted network that are tried for one that no condition excludes. */
 const MAX_HOSTS = 8;
 
@@ -262,7 +264,7 @@ class FlowMaker {
     const unwanted = wish.protocol.unwanted.map(protocolNumber);
     const some = [PROTOCOL.tcp, PROTOCOL.tcp, PROTOCOL.udp, isV4 ? PROTOCOL.icmp : PROTOCOL.icmpv6].filter((one) => !unwanted.includes(one));
     const hasFlags = wish.flags.wanted !== null || wish.mss.wanted !== null || wish.tcpOption.wanted !== null;
-    const protocol = number !== undefined && number !== PROTOCOL.igmp && number !== 0 ? number : wish.icmpType.wanted !== null ? (isV4 ? PROTOCOL.icmp : PROTOCOL.icmpv6) : hasFlags ? PROTOCOL.tcp : this.#draw.of(some, PROTOCOL.tcp);
+    const protocol = number !== undefined && number !== PROTOCOL.igmp && number !== 0 && (isV4 || !EXTENSION_HEADERS.has(number)) ? number : wish.icmpType.wanted !== null ? (isV4 ? PROTOCOL.icmp : PROTOCOL.icmpv6) : hasFlags ? PROTOCOL.tcp : this.#draw.of(some, PROTOCOL.tcp);
     const sourcePort = toPortNumber(wish.sourcePort.wanted === null ? port : this.#number(wish.sourcePort, []));
     const destinationPort = toPortNumber(this.#number(wish.destinationPort, this.#ports));
     if (protocol === PROTOCOL.tcp) {
@@ -399,5 +401,5 @@ function fromNumber(value: bigint, bits: number): IpAddress {
 
 /** Addresses that a packet can have on both ends: no loopback, multicast, broadcast or unspecified ones. */
 function isUsable(address: string): boolean {
-  return !/^(?:0|127|22[4-9]|2[345]\d)\.|^10\.[123]\.0\.|^::$|^::1$|^ff|^fe80/.test(address);
+  return !/^(?:0|127|22[4-9]|2[345]\d)\.|^10\.[123]\.0\.|^::$|^::1$|^ff|^fe[89ab]/.test(address);
 }
