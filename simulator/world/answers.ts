@@ -114,7 +114,9 @@ function completeAnswer(namespace: WorldNamespace, packet: WorldPacket, answer: 
   answer.tcpOptions = (flags & TCP_FLAG_BITS.SYN) === 0 ? [] : [...new Set([GREATEST_SEGMENT, ...packet.tcpOptions])];
   answer.acknowledgesCrafted = packet.isCrafted || packet.acknowledgesCrafted;
   answer.socket = owner ?? KERNEL_SOCKET;
-  answer.mark = owner?.mark ?? reflectedMark(namespace, packet);
+  // The mark of a reset is that of what it answers, where that is reflected, else that of the socket (tcp_v4_send_reset, tcp_v6_send_response).
+  const reflected = owner === null || (flags & TCP_FLAG_BITS.RST) !== 0 ? reflectedMark(namespace, packet) : 0;
+  answer.mark = reflected === 0 ? (owner?.mark ?? 0) : reflected;
   const found = withRoute(namespace, answer, isTransparent);
   answer.mss = found === null || (flags & TCP_FLAG_BITS.SYN) === 0 ? null : greatestSegment(namespace, found.route, answer.isIpv4);
   return found;

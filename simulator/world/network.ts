@@ -207,6 +207,9 @@ function bindSocket(simulation: Simulation, protocol: number, options: ConnectOp
   const given = options.address === null ? null : Address.of(options.address);
   const destination = isAny ? (given ?? (wanted.isIpv4 ? Address.ofIpv4(0x7f00_0001) : Address.ofIpv6(0, 0, 0, 1))) : wanted;
   const owner = socketOf(options.sender);
+  if (given !== null && options.sender.device !== undefined && isOfOneDevice(given) && findLink(namespace, options.sender.device)?.addresses.every(({ address }) => address !== given.text) !== false) {
+    return fail('EADDRNOTAVAIL', `${given.text} is no address of ${options.sender.device}, which the socket is bound to`);
+  }
   const route = findOutputRoute(namespace, { destination, source: given, mark: options.sender.mark ?? 0, inInterface: 'lo', outInterface: options.sender.device ?? null }, true);
   if (route.kind === 'unknown') {
     return { journeys: [], socket: null, outcome: { kind: 'unknown', dependsOn: route.dependsOn } };
@@ -231,6 +234,11 @@ function bindSocket(simulation: Simulation, protocol: number, options: ConnectOp
   };
   simulation.stateOf(namespace).sockets.put(socket);
   return { namespace, socket };
+}
+
+/** Whether an IPv6 address counts on its own device only: ::1 and link-local ones (net/ipv6/addrconf.c, __ipv6_chk_addr_and_flags). */
+function isOfOneDevice(address: Address): boolean {
+  return !address.isIpv4 && ((address.w0 === 0 && address.w1 === 0 && address.w2 === 0 && address.w3 === 1) || address.w0 >>> 22 === 0x3fa);
 }
 
 /** What the socket of an exchange has come to once nothing moves any more. */

@@ -310,7 +310,7 @@ export class PacketWay {
       return { kind: 'dropped', namespace: namespace.id, reason, step: this.#routing(namespace, null, { kind: 'verdict', verdict: 'DROP' }, `The packet is dropped: ${reason}.`) };
     }
     if (packet.isIpv4) {
-      const martian = this.#checkSource(namespace, link);
+      const martian = this.#checkSource(namespace, link, route.kind === 'unicast' ? route.device : 'lo');
       if (martian !== null) {
         return martian;
       }
@@ -449,8 +449,8 @@ export class PacketWay {
     return null;
   }
 
-  /** The reverse path (net/ipv4/fib_frontend.c, fib_validate_source). */
-  #checkSource(namespace: WorldNamespace, link: NetworkLink): JourneyEnd | null {
+  /** The reverse path, looked up as if the answer came by the device that the packet leaves by (net/ipv4/fib_frontend.c, fib_validate_source). */
+  #checkSource(namespace: WorldNamespace, link: NetworkLink, leavesBy: string): JourneyEnd | null {
     const packet = this.#packet;
     const setting = (name: string): number | null => maxOf(readSysctl(namespace, `net.ipv4.conf.all.${name}`), readSysctl(namespace, `net.ipv4.conf.${link.name}.${name}`));
     if (packet.source.w0 === 0) {
@@ -465,7 +465,7 @@ export class PacketWay {
     if (filter === 0 && (acceptsLocal || !(routes.hasCustomLocalRoutes || routes.hasCustomRules))) {
       return acceptsLocal || !namespace.ownAddresses.has(packet.source.text) ? null : this.#ownSource(namespace);
     }
-    const back = findRoute(namespace, { destination: packet.source, source: packet.destination, mark: setting('src_valid_mark') === 1 ? packet.mark : 0, inInterface: 'lo' });
+    const back = findRoute(namespace, { destination: packet.source, source: packet.destination, mark: setting('src_valid_mark') === 1 ? packet.mark : 0, inInterface: leavesBy });
     if (back.kind === 'unknown') {
       return this.#unknownRoute(namespace, back.dependsOn);
     }

@@ -64,7 +64,7 @@ export class RoutingTable {
    */
   find(destination: Address, device: string | null, isStrict = false): Route | undefined {
     for (const { mask, routes } of this.#lengths) {
-      const found = routes.get(maskedKey(destination, mask))?.find((route) => device === null || route.device === device || (route.device === null && (!isStrict || route.type === 'unicast')));
+      const found = routes.get(maskedKey(destination, mask))?.find((route) => device === null || route.device === device || (route.device === null && (!isStrict || route.type === 'unicast' || device === 'lo')));
       if (found !== undefined) {
         return found;
       }

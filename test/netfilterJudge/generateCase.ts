@@ -5,7 +5,7 @@ import { toPortNumber } from '../../agent/protocol/scalars.ts';
 import type { PacketDraft, TransportDraft } from '../../simulator/netfilter/packetDraft.ts';
 import { PORTS, SOCKET_MARKS, SOURCE_PORTS, ruleSetText } from './generateRules.ts';
 import type { WorldChoices } from './generateWorld.ts';
-import { ELSEWHERE, LEFT, MAC, NODE, RIGHT, UIDS } from './generateWorld.ts';
+import { ELSEWHERE, FAR, LEFT, MAC, NODE, RIGHT, UIDS } from './generateWorld.ts';
 import type { ConversationStep, JudgeClient, JudgeRules, Stimulus } from './judgeCase.ts';
 
 /** Random cases: rules of the node (and now and then of those beside it) and what is done. */
@@ -17,7 +17,7 @@ const ADDRESSES = {
     left: [LEFT.ipv4, LEFT.ipv4, LEFT.other, ELSEWHERE.ipv4],
     right: [RIGHT.ipv4, RIGHT.ipv4, RIGHT.other],
     node: [NODE.left4, NODE.right4, NODE.lan4],
-    away: [ELSEWHERE.ipv4, '10.4.0.7', '10.9.0.9'],
+    away: [ELSEWHERE.ipv4, '10.4.0.7', '10.9.0.9', FAR.ipv4],
     /** Only for packets of the node itself. */
     denied: ['10.5.0.7'],
     loopback: '127.0.0.1',
@@ -26,7 +26,7 @@ const ADDRESSES = {
     left: [LEFT.ipv6],
     right: [RIGHT.ipv6],
     node: [NODE.left6, NODE.right6, NODE.lan6],
-    away: [ELSEWHERE.ipv6, 'fd09::9'],
+    away: [ELSEWHERE.ipv6, 'fd09::9', FAR.ipv6],
     denied: [],
     loopback: '::1',
   },
@@ -55,7 +55,7 @@ function transport(family: Family): fc.Arbitrary<TransportDraft> {
 
 function packet(family: Family, sources: readonly string[], destinations: readonly string[]): fc.Arbitrary<PacketDraft> {
   return fc
-    .record({ source: pick(...sources), destination: pick(...destinations), transport: transport(family), ttl: fc.constantFrom(64, 64, 64, 64, 64, 2, 1), tos: fc.constantFrom(0, 0, 0, 0x10), payload: fc.constantFrom(0, 8, 20, 100) })
+    .record({ source: pick(...sources), destination: pick(...destinations), transport: transport(family), ttl: fc.constantFrom(64, 64, 64, 64, 64, 3, 2, 1), tos: fc.constantFrom(0, 0, 0, 0x10), payload: fc.constantFrom(0, 8, 20, 100) })
     .map((draft) => ({ ...draft, payload: draft.transport.kind === 'other' ? Math.max(8, draft.payload) : draft.payload }));
 }
 

@@ -11,13 +11,16 @@ import type { JudgeLink, JudgeNamespace, JudgeRoute, JudgeRoutingRule, JudgeSock
 export const LEFT = { ipv4: '10.1.0.2', other: '10.1.0.3', ipv6: 'fd01::2' } as const;
 export const RIGHT = { ipv4: '10.2.0.2', other: '10.2.0.3', ipv6: 'fd02::2' } as const;
 export const NODE = { left4: '10.1.0.1', right4: '10.2.0.1', left6: 'fd01::1', right6: 'fd02::1', lan4: '10.3.0.1', lan6: 'fd03::1' } as const;
+/** Behind `right`, in worlds that have it. */
+export const FAR = { ipv4: '10.6.0.2', ipv6: 'fd06::2', gateway4: '10.6.0.1', gateway6: 'fd06::1' } as const;
 /** Nobody has it; the default route leads it to `right`. */
 export const ELSEWHERE = { ipv4: '192.0.2.7', ipv6: '2001:db8::7' } as const;
-export const MAC = { left: '02:00:00:00:01:01', nodeLeft: '02:00:00:00:02:01', nodeRight: '02:00:00:00:02:02', lan: '02:00:00:00:02:03', right: '02:00:00:00:03:01', rightLan: '02:00:00:00:03:02' } as const;
+export const MAC = { left: '02:00:00:00:01:01', nodeLeft: '02:00:00:00:02:01', nodeRight: '02:00:00:00:02:02', lan: '02:00:00:00:02:03', right: '02:00:00:00:03:01', rightLan: '02:00:00:00:03:02', rightFar: '02:00:00:00:03:03', far: '02:00:00:00:04:01' } as const;
 /** Marks that have routing rules of their own: to lo (what TPROXY needs), to the left, to nowhere. */
 export const ROUTED_MARKS = { local: 1, left: 2, prohibit: 3 } as const;
 export const UIDS = [0, 1000, 1337] as const;
 const MAIN_TABLE = 254;
+const SOURCE_TABLE = 103;
 
 /** What the random part of a world is. */
 export interface WorldChoices {
@@ -30,6 +33,12 @@ export interface WorldChoices {
   readonly denies: boolean;
   /** Addresses that the node has besides. */
   readonly ownAddresses: readonly string[];
+  /** Whether `right` forwards to one more namespace, `far`. */
+  readonly hasFar: boolean;
+  /** Whether routing asks where packets come from, too. */
+  readonly asksSources: boolean;
+  /** Sysctls of the node besides. */
+  readonly settings: Readonly<Record<string, string>>;
   /** Networks behind `left`; everything else that nobody has is behind `right`. */
   readonly leftNetworks: readonly { readonly address: string; readonly prefixLength: number }[];
 }
@@ -44,11 +53,18 @@ export const worldChoices: fc.Arbitrary<WorldChoices> = fc.record({
   marksRoute: fc.constantFrom(true, true, false),
   denies: fc.constantFrom(false, true),
   ownAddresses: fc.constant([]),
+  hasFar: fc.constantFrom(false, false, true),
+  asksSources: fc.constantFrom(false, false, true),
+  settings: fc.constantFrom<Readonly<Record<string, string>>>(
+    {}, {}, {}, {},
+    { 'net.ipv4.ip_early_demux': '0' }, { 'net.netfilter.nf_conntrack_tcp_loose': '0' }, { 'net.ipv4.fwmark_reflect': '1', 'net.ipv6.fwmark_reflect': '1' },
+    { 'net.ipv4.conf.all.src_valid_mark': '1' }, { 'net.ipv4.conf.all.accept_local': '1' }, { 'net.ipv4.icmp_echo_ignore_all': '1', 'net.ipv6.icmp.echo_ignore_all': '1' },
+  ),
   leftNetworks: fc.constant([]),
 });
 
 /** The world that real rule sets are judged in. */
-export const PLAIN_WORLD: WorldChoices = { leftDevice: 'eth0', rightDevice: 'eth1', forwards: true, rpFilter: 0, routeLocalnet: false, marksRoute: true, denies: false, ownAddresses: [], leftNetworks: [] };
+export const PLAIN_WORLD: WorldChoices = { leftDevice: 'eth0', rightDevice: 'eth1', forwards: true, rpFilter: 0, routeLocalnet: false, marksRoute: true, denies: false, ownAddresses: [], hasFar: false, asksSources: false, settings: {}, leftNetworks: [] };
 
 /** Makes the world of some choices. */
 export function makeWorld(choices: WorldChoices): JudgeWorld {
@@ -64,7 +80,7 @@ export function makeWorld(choices: WorldChoices): JudgeWorld {
           { name: 'lan0', macAddress: MAC.lan, peer: { namespace: 'right', name: 'wire1' }, addresses: addresses([NODE.lan4, 24], [NODE.lan6, 64]) },
         ],
         routes: nodeRoutes(choices),
-        routingRules: choices.marksRoute ? MARK_RULES : [],
+        routingRules: [...(choices.marksRoute ? MARK_RULES : []), ...(choices.asksSources ? sourceRules(choices.rightDevice) : [])],
         sysctls: {
           'net.ipv4.ip_forward': choices.forwards ? '1' : '0',
           'net.ipv6.conf.all.forwarding': choices.forwards ? '1' : '0',
@@ -76,13 +92,29 @@ export function makeWorld(choices: WorldChoices): JudgeWorld {
             [`net.ipv4.conf.${device}.send_redirects`, '0'],
             [`net.ipv4.conf.${device}.route_localnet`, choices.routeLocalnet ? '1' : '0'],
           ])),
+          ...choices.settings,
         },
         sockets: NODE_SOCKETS,
         ipSets: nodeSets(choices),
       },
-      outside('right', { name: 'wire0', macAddress: MAC.right, peer: { namespace: 'node', name: rightDevice }, addresses: addresses([RIGHT.ipv4, 24], [RIGHT.other, 24], [RIGHT.ipv6, 64]) }, [NODE.right4, NODE.right6], [{ name: 'wire1', macAddress: MAC.rightLan, peer: { namespace: 'node', name: 'lan0' }, addresses: [] }]),
+      outside('right', { name: 'wire0', macAddress: MAC.right, peer: { namespace: 'node', name: rightDevice }, addresses: addresses([RIGHT.ipv4, 24], [RIGHT.other, 24], [RIGHT.ipv6, 64]) }, [NODE.right4, NODE.right6], [{ name: 'wire1', macAddress: MAC.rightLan, peer: { namespace: 'node', name: 'lan0' }, addresses: [] }, ...(choices.hasFar ? [RIGHT_TO_FAR] : [])], choices.hasFar),
+      ...(choices.hasFar ? [outside('far', { name: 'wire0', macAddress: MAC.far, peer: { namespace: 'right', name: RIGHT_TO_FAR.name }, addresses: addresses([FAR.ipv4, 24], [FAR.ipv6, 64]) }, [FAR.gateway4, FAR.gateway6])] : []),
     ],
   };
+}
+
+const RIGHT_TO_FAR: JudgeLink = { name: 'wire2', macAddress: MAC.rightFar, peer: { namespace: 'far', name: 'wire0' }, addresses: addresses([FAR.gateway4, 24], [FAR.gateway6, 64]) };
+/** What `right` would send back where it forwards, without end. */
+const NOWHERE = [['192.0.2.0', 24], ['10.4.0.0', 24], ['10.5.0.0', 24], ['10.9.0.0', 24], ['2001:db8::', 64], ['fd09::', 64]] as const;
+
+/** Rules that ask for the source of a packet, and for the device that it came by. */
+function sourceRules(rightDevice: string): readonly JudgeRoutingRule[] {
+  const from = (family: 'ipv4' | 'ipv6', address: string, prefixLength: number): JudgeRoutingRule => ({ family, priority: 90, mark: null, source: { address: toIpAddress(address), prefixLength }, inInterface: null, table: SOURCE_TABLE });
+  return [
+    from('ipv4', LEFT.other, 32), from('ipv6', NODE.left6, 128),
+    { family: 'ipv4', priority: 91, mark: null, source: null, inInterface: rightDevice, table: SOURCE_TABLE },
+    { family: 'ipv4', priority: 92, mark: { value: 0x10, mask: 0xf0 }, source: { address: toIpAddress('10.0.0.0'), prefixLength: 8 }, inInterface: 'lo', table: SOURCE_TABLE },
+  ];
 }
 
 /** What `-m set` of generateRules looks at. */
@@ -121,7 +153,7 @@ const MARK_RULES: readonly JudgeRoutingRule[] = [
   ),
 ];
 
-function nodeRoutes({ leftDevice, rightDevice, marksRoute, denies, leftNetworks }: WorldChoices): readonly JudgeRoute[] {
+function nodeRoutes({ leftDevice, rightDevice, marksRoute, denies, asksSources, leftNetworks }: WorldChoices): readonly JudgeRoute[] {
   const marked: readonly JudgeRoute[] = [
     route('local', '0.0.0.0', 0, null, 'lo', 100), route('local', '::', 0, null, 'lo', 100),
     route('unicast', '0.0.0.0', 0, LEFT.ipv4, leftDevice, 101), route('unicast', '::', 0, LEFT.ipv6, leftDevice, 101),
@@ -135,18 +167,22 @@ function nodeRoutes({ leftDevice, rightDevice, marksRoute, denies, leftNetworks 
   return [
     route('unicast', '0.0.0.0', 0, RIGHT.ipv4, rightDevice, MAIN_TABLE), route('unicast', '::', 0, RIGHT.ipv6, rightDevice, MAIN_TABLE),
     ...leftNetworks.map(({ address, prefixLength }) => route('unicast', address, prefixLength, isIpv4(toIpAddress(address)) ? LEFT.ipv4 : LEFT.ipv6, leftDevice, MAIN_TABLE)),
+    ...(asksSources ? [route('throw', RIGHT.ipv4, 32, null, null, SOURCE_TABLE), route('blackhole', ELSEWHERE.ipv4, 32, null, null, SOURCE_TABLE), route('unicast', '0.0.0.0', 0, LEFT.ipv4, leftDevice, SOURCE_TABLE), route('unicast', 'fd02::', 64, LEFT.ipv6, leftDevice, SOURCE_TABLE)] : []),
     ...(marksRoute ? marked : []), ...(denies ? denied : []),
   ];
 }
 
 /** A namespace beyond the node: it answers for itself, and everything else is behind the node. */
-function outside(name: string, link: JudgeLink, [gateway4, gateway6]: readonly [string, string], others: readonly JudgeLink[] = []): JudgeNamespace {
+function outside(name: string, link: JudgeLink, [gateway4, gateway6]: readonly [string, string], others: readonly JudgeLink[] = [], forwards = false): JudgeNamespace {
   return {
     name,
     links: [link, ...others],
-    routes: [route('unicast', '0.0.0.0', 0, gateway4, link.name, MAIN_TABLE), route('unicast', '::', 0, gateway6, link.name, MAIN_TABLE)],
+    routes: [route('unicast', '0.0.0.0', 0, gateway4, link.name, MAIN_TABLE), route('unicast', '::', 0, gateway6, link.name, MAIN_TABLE), ...(forwards ? NOWHERE.map(([address, prefixLength]) => route('blackhole', address, prefixLength, null, null, MAIN_TABLE)) : [])],
     routingRules: [],
-    sysctls: { 'net.ipv4.ip_forward': '0', 'net.ipv6.conf.all.forwarding': '0', 'net.ipv4.conf.all.rp_filter': '0', [`net.ipv4.conf.${link.name}.rp_filter`]: '0' },
+    sysctls: {
+      'net.ipv4.ip_forward': forwards ? '1' : '0', 'net.ipv6.conf.all.forwarding': forwards ? '1' : '0', 'net.ipv4.conf.all.send_redirects': '0', 'net.ipv4.conf.all.rp_filter': '0',
+      ...Object.fromEntries([link, ...others].map(({ name: device }) => [`net.ipv4.conf.${device}.send_redirects`, '0'])), [`net.ipv4.conf.${link.name}.rp_filter`]: '0',
+    },
     sockets: [...both('tcp', 80, 0), ...both('tcp', 8080, 1000), ...both('udp', 53, 0)],
     ...(name === 'right' ? { ipSets: nodeSets({ leftDevice: 'wire1', rightDevice: 'wire0' }) } : {}),
   };

@@ -36,7 +36,7 @@ export interface JudgeLink {
 }
 
 export interface JudgeRoute {
-  readonly type: 'unicast' | 'local' | 'blackhole' | 'unreachable' | 'prohibit';
+  readonly type: 'unicast' | 'local' | 'blackhole' | 'unreachable' | 'prohibit' | 'throw';
   readonly destination: { readonly address: IpAddress; readonly prefixLength: number };
   readonly gateway: IpAddress | null;
   readonly device: string | null;

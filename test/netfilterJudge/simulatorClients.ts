@@ -18,6 +18,8 @@ const SENT_BYTES = 10;
 /** What a client came to: its packets and everything that they caused, and what its calls said. */
 export interface ClientRun {
   readonly journeys: readonly Journey[];
+  /** Those of them that opened the connection. */
+  readonly opening: readonly Journey[];
   readonly outcome: Exchange['outcome'];
   /** What a datagram socket found afterwards. */
   readonly after: string;
@@ -41,7 +43,7 @@ export function runConnect(simulation: Simulation, recorder: TraceRecorder, name
       }
     }
   }
-  return { journeys, outcome: opened.outcome, after: '' };
+  return { journeys, opening: opened.journeys, outcome: opened.outcome, after: '' };
 }
 
 /** Sends a datagram from a connected socket; who receives it answers from the address that routing gives. */
@@ -62,7 +64,7 @@ export function runDatagram(simulation: Simulation, recorder: TraceRecorder, nam
   const isAnswered = client !== null && journeys.some(({ end }) => isTaken(end) && end.socket?.opened === true && end.namespace === namespace && end.packet.transport.kind !== 'tcp' && !isError(end) && isOwn(end, client));
   const now = client === null ? undefined : simulation.stateOf(namespaceOf(simulation, namespace)).sockets.connected(client.protocol, client.local, client.remote);
   const error = now?.error ?? null;
-  return { journeys, outcome: client !== null && sent.outcome.kind === 'failed' ? { kind: 'connected' } : sent.outcome, after: error !== null ? `, then ${error}` : isAnswered ? ', answered' : '' };
+  return { journeys, opening: journeys, outcome: client !== null && sent.outcome.kind === 'failed' ? { kind: 'connected' } : sent.outcome, after: error !== null ? `, then ${error}` : isAnswered ? ', answered' : '' };
 }
 
 function optionsOf(namespace: NamespaceId, { user, mark, device, address, port, destination }: JudgeClient): Parameters<typeof connect>[2] {

@@ -41,7 +41,7 @@ function predictStimulus(judgeWorld: JudgeWorld, world: World, simulation: Simul
     }
   };
   forgetSockets();
-  const { journeys, outcome, after = '' } = applyStimulus(simulation, recorder, namespace, stimulus);
+  const { journeys, opening, outcome, after = '' } = applyStimulus(simulation, recorder, namespace, stimulus);
   const unknown = journeys.find((journey) => journey.end.kind === 'unknown');
   if (unknown?.end.kind === 'unknown') {
     return { kind: 'unknown', dependsOn: unknown.end.dependsOn };
@@ -59,14 +59,14 @@ function predictStimulus(judgeWorld: JudgeWorld, world: World, simulation: Simul
   forgetSockets();
   const observation: Observation = {
     passages: journeys.flatMap((journey) => joinPassages(judgeWorld, nameOf, journey, recorder.steps, stimulus)),
-    received: describeReceived(nameOf, journeys, stimulus),
+    received: describeReceived(nameOf, opening ?? journeys, stimulus),
     call: describeCall(stimulus, journeys, outcome, after),
     connections: describeConnections(judgeWorld, world, simulation),
   };
   return { kind: 'known', observation };
 }
 
-function applyStimulus(simulation: Simulation, recorder: TraceRecorder, namespace: NamespaceId, stimulus: Stimulus): { readonly journeys: readonly Journey[]; readonly outcome: Exchange['outcome'] | null; readonly after?: string } {
+function applyStimulus(simulation: Simulation, recorder: TraceRecorder, namespace: NamespaceId, stimulus: Stimulus): { readonly journeys: readonly Journey[]; readonly opening?: readonly Journey[]; readonly outcome: Exchange['outcome'] | null; readonly after?: string } {
   switch (stimulus.kind) {
     case 'arrive':
       return { journeys: arrive(simulation, recorder, namespace, stimulus.device, { ...stimulus.packet, checksum: 'unverified' }), outcome: null };
