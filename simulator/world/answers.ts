@@ -2,7 +2,7 @@ import { Address } from '../netfilter/address.ts';
 import { Packet, TCP_FLAG_BITS, isIcmpError } from '../netfilter/packet.ts';
 import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
 import type { WorldPacket } from './hooks.ts';
-import type { RouteDecision } from './routing.ts';
+import type { RouteDecision, RouteQuery } from './routing.ts';
 import { findOutputRoute, findRoute, findStrictRoute, greatestSegment, selectDeviceAddress, selectSource } from './routing.ts';
 import type { OpenSocket } from './sockets.ts';
 import { KERNEL_SOCKET, TIMESTAMP_OPTIONS } from './sockets.ts';
@@ -28,6 +28,7 @@ const GREATEST_SEGMENT = 2;
 export const ICMP_ERRORS = {
   netUnreachable: { ipv4: [3, 0], ipv6: [1, 0] },
   hostUnreachable: { ipv4: [3, 1], ipv6: [1, 3] },
+  notNeighbour: { ipv4: [3, 1], ipv6: [1, 2] },
   protocolUnreachable: { ipv4: [3, 2], ipv6: [4, 1] },
   portUnreachable: { ipv4: [3, 3], ipv6: [1, 4] },
   prohibited: { ipv4: [3, 13], ipv6: [1, 1] },
@@ -117,7 +118,7 @@ function completeAnswer(namespace: WorldNamespace, packet: WorldPacket, answer: 
   // The mark of a reset is that of what it answers, where that is reflected, else that of the socket (tcp_v4_send_reset, tcp_v6_send_response).
   const reflected = owner === null || (flags & TCP_FLAG_BITS.RST) !== 0 ? reflectedMark(namespace, packet) : 0;
   answer.mark = reflected === 0 ? (owner?.mark ?? 0) : reflected;
-  const found = withRoute(namespace, answer, isTransparent);
+  const found = withRoute(namespace, answer, packet.inInterface, isTransparent);
   answer.mss = found === null || (flags & TCP_FLAG_BITS.SYN) === 0 ? null : greatestSegment(namespace, found.route, answer.isIpv4);
   return found;
 }
@@ -131,7 +132,7 @@ export function echoReply(namespace: WorldNamespace, packet: WorldPacket): Answe
   answer.tos = packet.tos;
   answer.mark = reflectedMark(namespace, packet);
   answer.socket = KERNEL_SOCKET;
-  return withRoute(namespace, answer, false);
+  return withRoute(namespace, answer, packet.inInterface, false);
 }
 
 /**
@@ -169,7 +170,7 @@ export function icmpError(namespace: WorldNamespace, packet: WorldPacket, [type,
     return null;
   }
   const mark = reflectedMark(namespace, packet);
-  const route = findOutputRoute(namespace, { destination: packet.source, source, mark, inInterface: 'lo' }, false);
+  const route = routeBack(namespace, packet.inInterface, { destination: packet.source, source, mark, inInterface: 'lo' }, false);
   const chosen = source ?? (route.kind === 'local' || route.kind === 'unicast' ? (addressOfInput(namespace, packet, route) ?? selectSource(namespace, route, packet.source)) : null);
   if (chosen === null || route.kind === 'refuse') {
     return null;
@@ -189,13 +190,23 @@ export function icmpError(namespace: WorldNamespace, packet: WorldPacket, [type,
 
 /** net/ipv6/addrconf.c, ipv6_chk_addr: ::1 and link-local addresses are own ones of their device only. */
 function isOwnSeenFrom(namespace: WorldNamespace, device: string, address: Address): boolean {
-  const isScoped = isIpv6Loopback(address) || address.w0 >>> 22 === 0x3fa;
+  const isScoped = isIpv6Loopback(address) || isIpv6LinkLocal(address);
   return namespace.ownAddresses.has(address.text) && (!isScoped || findLink(namespace, device)?.addresses.some((own) => Address.of(own.address).equals(address)) === true);
 }
 
 /** IPv6 takes an address of the device that the packet came by, whichever way the error goes, unless a route says another one (net/ipv6/icmp.c, icmpv6_rt_has_prefsrc). */
 function addressOfInput(namespace: WorldNamespace, { isIpv4, inInterface, source }: WorldPacket, { route }: Extract<RouteDecision, { kind: 'local' | 'unicast' }>): Address | null {
   return isIpv4 || inInterface === null || route.preferredSource !== null ? null : selectDeviceAddress(namespace, inInterface, source);
+}
+
+/** Says whether an address is one of a single link, fe80::/10: it means nothing without a device. */
+export function isIpv6LinkLocal(address: Address): boolean {
+  return !address.isIpv4 && address.w0 >>> 22 === 0x3fa;
+}
+
+/** The way to where a packet came from; to a link-local address by the device that it came by (net/ipv6/icmp.c and tcp_ipv6.c set flowi6_oif). */
+function routeBack(namespace: WorldNamespace, inInterface: string | null, query: RouteQuery, anySource: boolean): RouteDecision {
+  return isIpv6LinkLocal(query.destination) && inInterface !== null ? findStrictRoute(namespace, query, inInterface) : findOutputRoute(namespace, query, anySource);
 }
 
 /** Says whether an address is ::1. */
@@ -230,8 +241,8 @@ function turnedRound(packet: WorldPacket): WorldPacket {
 }
 
 /** Null where the kernel finds no way for such an answer: nobody is told. */
-function withRoute(namespace: WorldNamespace, packet: WorldPacket, anySource: boolean): Answer | null {
+function withRoute(namespace: WorldNamespace, packet: WorldPacket, inInterface: string | null, anySource: boolean): Answer | null {
   const query = { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: 'lo', outInterface: packet.socket?.device ?? null };
-  const route = findOutputRoute(namespace, query, anySource);
+  const route = routeBack(namespace, inInterface, query, anySource);
   return route.kind === 'refuse' ? null : { packet, route };
 }

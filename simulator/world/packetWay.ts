@@ -4,7 +4,7 @@ import type { Address } from '../netfilter/address.ts';
 import { draftOf } from '../netfilter/packet.ts';
 import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
 import type { Answer } from './answers.ts';
-import { ICMP_ERRORS, icmpError, isIpv6Loopback, isMany, rejectAnswer } from './answers.ts';
+import { ICMP_ERRORS, icmpError, isIpv6LinkLocal, isIpv6Loopback, isMany, rejectAnswer } from './answers.ts';
 import type { HookContext, PacketVerdict, WorldPacket } from './hooks.ts';
 import { isHookUsed, runHook } from './hooks.ts';
 import type { JourneyEnd, SocketView, Transmission } from './journey.ts';
@@ -290,8 +290,8 @@ export class PacketWay {
       return stopped;
     }
     this.#demultiplexEarly(context);
-    // Packets to ::1 take only routes of the device that they came by (net/ipv6/route.c, rt6_need_strict).
-    const route: RouteDecision = isIpv6Loopback(packet.destination) && link.kind !== 'loopback'
+    // Packets to ::1 and to link-local addresses take only routes of the device that they came by (net/ipv6/route.c, rt6_need_strict).
+    const route: RouteDecision = (isIpv6Loopback(packet.destination) || isIpv6LinkLocal(packet.destination)) && link.kind !== 'loopback'
       ? findStrictRoute(namespace, { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: link.name }, link.name)
       : findRoute(namespace, { destination: packet.destination, source: packet.source, mark: packet.mark, inInterface: link.name });
     if (route.kind === 'unknown') {
@@ -355,6 +355,10 @@ export class PacketWay {
     }
     if (!packet.isIpv4 && (isIpv6Loopback(packet.source) || (packet.source.w0 | packet.source.w1 | packet.source.w2 | packet.source.w3) === 0)) {
       return drop(`a packet from ${packet.source.text} is not forwarded`);
+    }
+    if (isIpv6LinkLocal(packet.source) && route.device !== link.name && packet.ttl > 1) {
+      this.#emitError(namespace, 'notNeighbour');
+      return drop(`a packet from ${packet.source.text}, an address of one link, is not forwarded`);
     }
     if (packet.ttl <= 1 || hopsLeft <= 0) {
       this.#emitError(namespace, 'timeExceeded');
