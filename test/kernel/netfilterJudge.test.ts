@@ -18,7 +18,7 @@ import { findCommand, missingForKernel } from '../requirements.ts';
 const BACKENDS = ['nft', 'legacy'] as const;
 /** On each backend. */
 const RANDOM_FLOWS = 2_000;
-const RANDOM_WORLDS_OF_SOURCES = 10;
+const RANDOM_WORLDS_OF_SOURCES = 6;
 const FLOWS_PER_RULE_SET = 200;
 /** Another one at each run, which tells it. */
 const SEED = Number(process.env['MESHPATH_SEED'] ?? Math.floor(Math.random() * 2 ** 31));

@@ -27,7 +27,7 @@ export interface SourcesJudgement {
 const PORTS = [53, 15_053, 9000];
 const SOURCE_PORTS = [1, 4001, 40_000, 65_535];
 /** Of more ranges than this only some are tried. */
-const MAX_RANGES = 60;
+const MAX_RANGES = 20;
 
 /** Judges the sources that reach one port of the node under random rules; null where iptables does not take the rules. */
 export async function judgeSources(backend: Backend, seed: number): Promise<SourcesJudgement | null> {
