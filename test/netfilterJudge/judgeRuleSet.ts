@@ -59,8 +59,11 @@ export async function judgeRuleSet(texts: RuleTexts, backend: Backend, seed: num
         const comparison = compareCase(bench.complete(draft), kernel, openAfterUnknown(groups, predictCase(bench.complete(draft), world)), true);
         addComparison(tally, comparison);
         if (comparison.difference !== null) {
+          const found = tally.found.length;
           await explainDifference(bench, draft, comparison.difference, tally);
-          break;
+          if (tally.found.length > found) {
+            break;
+          }
         }
       }
     } finally {
