@@ -69,32 +69,35 @@ function isCommand(words: readonly string[]): boolean {
   return words.length > 0 && words.length <= MAX_COMMAND_WORDS && words[0] !== '' && words.every((word) => word.length <= MAX_WORD_CHARACTERS && !word.includes('\0'));
 }
 
+const LOCALHOST = '127.0.0.1';
+const ANY_ADDRESS = '0.0.0.0';
+
 const KINDS: Readonly<Record<LabSidecarName, (profile: MeshProfile) => readonly SidecarProcess[]>> = {
   none: () => [],
-  builtin: ({ outboundPort, inboundPort, passthroughSource, passthroughSourceV6 }) => [
+  builtin: ({ outboundPort, inboundPort, passthroughSource, passthroughSourceV6, connectsToLocalhost }) => [
     {
       role: 'sidecar',
       start: {
         kind: 'program',
         name: 'proxy',
-        params: { outboundPort, inboundPort, listenAddress: '0.0.0.0', passthroughSource: passthroughSource ?? '0.0.0.0', passthroughSourceV6: passthroughSourceV6 ?? '::', applicationAddress: null },
+        params: { outboundPort, inboundPort, listenAddress: '0.0.0.0', passthroughSource: passthroughSource ?? '0.0.0.0', passthroughSourceV6: passthroughSourceV6 ?? '::', applicationAddress: connectsToLocalhost ? LOCALHOST : null },
       },
       listens: [outboundPort, inboundPort],
       readLog: null,
     },
   ],
-  haproxy: ({ outboundPort, inboundPort, passthroughSource }) => [
+  haproxy: (profile) => [
     {
       role: 'sidecar',
-      start: { kind: 'command', command: ['haproxy', '-db', '-f', CONFIGURATION], configuration: haproxyConfiguration(outboundPort, inboundPort, passthroughSource) },
-      listens: [outboundPort, inboundPort],
+      start: { kind: 'command', command: ['haproxy', '-db', '-f', CONFIGURATION], configuration: haproxyConfiguration(profile) },
+      listens: [profile.outboundPort, profile.inboundPort],
       readLog: readHaproxyLog,
     },
   ],
-  redsocks: ({ outboundPort, inboundPort, passthroughSource }) => {
+  redsocks: ({ outboundPort, inboundPort, passthroughSource, connectsToLocalhost }) => {
     const socksPorts = { outboundPort: outboundPort + SOCKS_PORT_DISTANCE, inboundPort: inboundPort + SOCKS_PORT_DISTANCE };
     return [
-      { role: 'socks', start: { kind: 'program', name: 'socks', params: { ...socksPorts, passthroughSource } }, listens: [socksPorts.outboundPort, socksPorts.inboundPort], readLog: null },
+      { role: 'socks', start: { kind: 'program', name: 'socks', params: { ...socksPorts, passthroughSource, applicationAddress: connectsToLocalhost ? LOCALHOST : null } }, listens: [socksPorts.outboundPort, socksPorts.inboundPort], readLog: null },
       // Its log does not tell by which port a connection came: one process for each.
       redsocksProcess('outbound', outboundPort, socksPorts.outboundPort),
       redsocksProcess('inbound', inboundPort, socksPorts.inboundPort),
@@ -102,15 +105,18 @@ const KINDS: Readonly<Record<LabSidecarName, (profile: MeshProfile) => readonly 
   },
 };
 
-/** `dst` is what SO_ORIGINAL_DST answers, and a server of the address 0.0.0.0 is connected to at `dst` (HAProxy's configuration manual, 5.2). */
-function haproxyConfiguration(outboundPort: number, inboundPort: number, passthroughSource: string | null): string {
-  const side = (name: string, port: number, source: string): string[] => [
+/**
+ * `dst` is what SO_ORIGINAL_DST answers. A server of the address 0.0.0.0 is connected to at `dst`, and one without a port at the
+ * port of it (HAProxy's configuration manual, 5.2).
+ */
+function haproxyConfiguration({ outboundPort, inboundPort, passthroughSource, connectsToLocalhost }: MeshProfile): string {
+  const side = (name: string, port: number, server: string): string[] => [
     `frontend ${name}`,
     `  bind 0.0.0.0:${port}`,
     `  log-format "meshpath ${name} %ci %cp %[dst] %[dst_port]"`,
     `  default_backend ${name}_on`,
     `backend ${name}_on`,
-    `  server original 0.0.0.0${source}`,
+    `  server original ${server}`,
   ];
   return [
     'global',
@@ -123,8 +129,8 @@ function haproxyConfiguration(outboundPort: number, inboundPort: number, passthr
     '  timeout connect 10s',
     '  timeout client 1h',
     '  timeout server 1h',
-    ...side('outbound', outboundPort, ''),
-    ...side('inbound', inboundPort, passthroughSource === null ? '' : ` source ${passthroughSource}`),
+    ...side('outbound', outboundPort, ANY_ADDRESS),
+    ...side('inbound', inboundPort, `${connectsToLocalhost ? LOCALHOST : ANY_ADDRESS}${passthroughSource === null ? '' : ` source ${passthroughSource}`}`),
     '',
   ].join('\n');
 }

@@ -32,6 +32,8 @@ export interface MeshProfile {
   readonly passthroughSource: IpAddress | null;
   /** The same over IPv6. */
   readonly passthroughSourceV6: IpAddress | null;
+  /** Whether the sidecar reaches its application at 127.0.0.1 or ::1, and not at the address of the pod that was asked for. */
+  readonly connectsToLocalhost: boolean;
   /** Whether a connection of the sidecar to an address of its own pod is sent to the inbound port. */
   readonly redirectsOwnPod: boolean;
   /** Where its sidecar takes tunnels: never redirected on the way in nor to the own pod, whatever the lists that follow say. */
@@ -87,6 +89,7 @@ export const ISTIO_PROFILE: MeshProfile = {
   passedGids: [1337],
   passthroughSource: '127.0.0.6' as IpAddress,
   passthroughSourceV6: '::6' as IpAddress,
+  connectsToLocalhost: false,
   redirectsOwnPod: true,
   tunnelPorts: [15_008] as PortNumber[],
   excludedInboundPorts: [15_020, 15_021, 15_090] as PortNumber[],
@@ -106,6 +109,7 @@ export const LINKERD_PROFILE: MeshProfile = {
   proxyGid: 2102,
   passthroughSource: null,
   passthroughSourceV6: null,
+  connectsToLocalhost: false,
   redirectsOwnPod: false,
   excludedInboundPorts: [4_190, 4_191, 4_567, 4_568] as PortNumber[],
   excludedOutboundPorts: [4_567, 4_568] as PortNumber[],
@@ -125,6 +129,7 @@ export const KUMA_PROFILE: MeshProfile = {
   proxyGid: 5678,
   passthroughSource: '127.0.0.6' as IpAddress,
   passthroughSourceV6: '::6' as IpAddress,
+  connectsToLocalhost: false,
   redirectsOwnPod: true,
   excludesRangesFirst: true,
   excludesPortsFirst: true,
@@ -142,6 +147,7 @@ export const OSM_PROFILE: MeshProfile = {
   proxyGid: 1500,
   passthroughSource: null,
   passthroughSourceV6: null,
+  connectsToLocalhost: true,
   redirectsOwnPod: true,
   excludedInboundPorts: [15_010, 15_901, 15_902, 15_903, 15_904] as PortNumber[],
   excludesRangesFirst: false,

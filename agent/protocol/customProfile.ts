@@ -26,6 +26,7 @@ const READERS: { readonly [Name in Field]: Reader<Name> } = {
   passedGids: (value, name) => readList(value, name, MAX_LISTED_IDS, readId),
   passthroughSource: (value, name) => readSource(value, name, true),
   passthroughSourceV6: (value, name) => readSource(value, name, false),
+  connectsToLocalhost: readBoolean,
   redirectsOwnPod: readBoolean,
   tunnelPorts: readPorts,
   excludedInboundPorts: readPorts,

@@ -1,6 +1,6 @@
 import type { MeshProfile } from '../../agent/protocol/acceleration.ts';
 import { MESH_PROFILES } from '../../agent/protocol/acceleration.ts';
-import { isIpv4 } from '../../agent/protocol/ipAddress.ts';
+import { isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import type { Endpoint, IpAddress } from '../../agent/protocol/scalars.ts';
 import { sameEndpoint, writeEndpoint } from '../world/tuple.ts';
 import type { OpenedConnection } from '../world/openConnection.ts';
@@ -27,7 +27,7 @@ export function findSidecar(opened: Pick<OpenedConnection, 'listener'>): { reado
 
 /**
  * Says what a sidecar does with a connection for which SO_ORIGINAL_DST answered `original`: it connects on to that
- * address, on the way in from the mesh's passthrough address (Istio: InboundPassthroughCluster, bound to 127.0.0.6 or ::6).
+ * address, on the way in from the mesh's passthrough address (Istio: InboundPassthroughCluster, bound to 127.0.0.6 or ::6), or over loopback (OSM).
  * Gives undefined where the listening socket is no sidecar.
  */
 export function decideSidecar(opened: OpenedConnection, original: Endpoint | null): SidecarAction | undefined {
@@ -44,9 +44,11 @@ export function decideSidecar(opened: OpenedConnection, original: Endpoint | nul
     return { kind: 'loops', reason: `${name} was addressed at its own port (${writeEndpoint(original)}): connecting on would reach itself again` };
   }
   const passthrough = isIpv4(original.address) ? profile.passthroughSource : profile.passthroughSourceV6;
+  const localhost = toIpAddress(isIpv4(original.address) ? '127.0.0.1' : '::1');
+  const destination = side === 'inbound' && profile.connectsToLocalhost ? { ...original, address: localhost } : original;
   const assumption =
     side === 'outbound'
       ? `${name} connects on to ${writeEndpoint(original)}, the address that was asked for: which endpoint a route of the mesh picks is not simulated.`
-      : `${name} connects on to ${writeEndpoint(original)}${passthrough === null ? '' : ` from ${passthrough}`}, as ${profile.name} does by default.`;
-  return { kind: 'connects', side, profile, destination: original, source: side === 'inbound' ? passthrough : null, assumption };
+      : `${name} connects on to ${writeEndpoint(destination)}${passthrough === null ? '' : ` from ${passthrough}`}, as ${profile.name} does by default.`;
+  return { kind: 'connects', side, profile, destination, source: side === 'inbound' ? passthrough : null, assumption };
 }

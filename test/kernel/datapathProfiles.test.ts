@@ -25,8 +25,6 @@ interface Case {
   readonly title: string;
   readonly mesh: 'istio' | 'linkerd' | 'kuma' | 'osm';
   readonly overrides: ProfileOverrides;
-  /** Where the sidecar finds its application: at the address that was asked for, where it is left out. */
-  readonly applicationAddress?: string;
   /** What the programs have to have decided at least once, so that it is a test. */
   readonly reasons: readonly string[];
 }
@@ -71,7 +69,7 @@ const CASES: readonly Case[] = [
     reasons: ['redirected_to_outbound', 'passed_excluded_range'],
   },
   { title: 'Kuma', mesh: 'kuma', overrides: LISTS, reasons: [...ALL_REDIRECTS, 'passed_excluded_range'] },
-  { title: 'OSM', mesh: 'osm', overrides: LISTS, applicationAddress: '127.0.0.1', reasons: [...ALL_REDIRECTS, 'passed_excluded_range'] },
+  { title: 'OSM', mesh: 'osm', overrides: LISTS, reasons: [...ALL_REDIRECTS, 'passed_excluded_range'] },
   {
     title: 'a mesh of other ports and users',
     mesh: 'istio',
@@ -92,7 +90,7 @@ class Stage {
     this.#proxies = proxies;
   }
 
-  static async start(lab: Lab, profile: MeshProfile, applicationAddress: string | undefined, listenAddress = '0.0.0.0'): Promise<Stage> {
+  static async start(lab: Lab, profile: MeshProfile, listenAddress = '0.0.0.0'): Promise<Stage> {
     const sidecar = { uid: profile.proxyUid, gid: profile.proxyGid };
     const [application, sidecarClient, sidecarGroup, servers, proxies] = await Promise.all([
       lab.pod(0).startClient(),
@@ -110,7 +108,7 @@ class Stage {
             inboundPort: profile.inboundPort,
             passthroughSource: profile.passthroughSource ?? '0.0.0.0',
             passthroughSourceV6: profile.passthroughSourceV6 ?? '::',
-            ...(applicationAddress === undefined ? {} : { applicationAddress }),
+            ...(profile.connectsToLocalhost ? { applicationAddress: '127.0.0.1' } : {}),
           }),
         ),
       ),
@@ -151,14 +149,14 @@ class Stage {
 }
 
 suite('the datapath under the rules of each mesh', { skip: missingForKernel() }, () => {
-  for (const { title, mesh, overrides, applicationAddress, reasons } of CASES) {
+  for (const { title, mesh, overrides, reasons } of CASES) {
     test(`${title}: whoever connects where meets whom the rules lead to, and sees the same`, async () => {
       const profile = customizeProfile(mesh, overrides);
       const lab = await createLab({ rules: { text: meshRules(profile, 4, mesh) } });
       const { accelerator, programIds } = observe();
       try {
         await lab.pod(1).run('ip', ['address', 'add', `${EXCLUDED_ADDRESS}/24`, 'dev', 'eth0']);
-        const stage = await Stage.start(lab, profile, applicationAddress);
+        const stage = await Stage.start(lab, profile);
         const addresses = ['127.0.0.1', '127.0.0.2', lab.pod(0).address, lab.pod(1).address, EXCLUDED_ADDRESS];
         const underRules = await stage.visitAll(addresses);
         const pods = [lab.pod(0).enrolment, { ...lab.pod(1).enrolment, addresses: [lab.pod(1).address, EXCLUDED_ADDRESS] }];
@@ -196,7 +194,7 @@ suite('the datapath over IPv6', { skip: missingForKernel() }, () => {
         );
         const [own, other] = sources;
         assert.ok(own !== undefined && other !== undefined);
-        const stage = await Stage.start(lab, profile, undefined, '::');
+        const stage = await Stage.start(lab, profile, '::');
         const addresses = ['::1', own, other, `::ffff:${lab.pod(1).address}`, `::ffff:${lab.pod(0).address}`, '::ffff:127.0.0.1', lab.pod(1).address];
         const underRules = await stage.visitAll(addresses);
         const pods = lab.pods.map(({ enrolment }, index) => ({ ...enrolment, addresses: [...(isDualStack ? enrolment.addresses : []), ...sources.slice(index, index + 1)] }));

@@ -78,18 +78,25 @@ const failsWith =
 interface SidecarCase {
   readonly sidecar: LabSidecar;
   readonly command: string | null;
-  readonly profile: 'istio' | 'linkerd';
+  readonly profile: keyof typeof SERVER_PEERS;
   /** Whether it says what it was told. */
   readonly tells: boolean;
 }
 
+/** Who the server says connects to it: the mesh's passthrough address, the pod, or whoever is on loopback. */
+const SERVER_PEERS = { istio: '127.0.0.6', linkerd: '10.77.0.12', kuma: '127.0.0.6', osm: '127.0.0.1' } as const;
+
 const SIDECARS: readonly SidecarCase[] = [
   { sidecar: 'builtin', command: null, profile: 'istio', tells: true },
   { sidecar: 'builtin', command: null, profile: 'linkerd', tells: true },
+  { sidecar: 'builtin', command: null, profile: 'kuma', tells: true },
+  { sidecar: 'builtin', command: null, profile: 'osm', tells: true },
   { sidecar: 'haproxy', command: 'haproxy', profile: 'istio', tells: true },
   { sidecar: 'haproxy', command: 'haproxy', profile: 'linkerd', tells: true },
+  { sidecar: 'haproxy', command: 'haproxy', profile: 'osm', tells: true },
   { sidecar: 'redsocks', command: 'redsocks', profile: 'istio', tells: true },
   { sidecar: 'redsocks', command: 'redsocks', profile: 'linkerd', tells: true },
+  { sidecar: 'redsocks', command: 'redsocks', profile: 'osm', tells: true },
   // It cannot connect on from an address of its own, which only Istio's rules ask for.
   { sidecar: { command: OWN_COMMAND }, command: 'haproxy', profile: 'linkerd', tells: false },
 ];
@@ -111,7 +118,7 @@ for (const { sidecar, command, profile, tells } of SIDECARS) {
           assert.deepEqual(report.failures, []);
           assert.equal(report.exact, count);
           assert.deepEqual(report.clientPeers, [{ value: destination, count }]);
-          assert.deepEqual(report.serverPeers, [{ value: profile === 'istio' ? '127.0.0.6' : '10.77.0.12', count }]);
+          assert.deepEqual(report.serverPeers, [{ value: SERVER_PEERS[profile], count }]);
           const told = [{ value: destination, count }];
           const peers = [{ value: '10.77.0.11', count }];
           assert.deepEqual(

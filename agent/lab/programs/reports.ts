@@ -86,6 +86,8 @@ export interface SocksParams {
   readonly inboundPort: number;
   /** What inbound connections are made from; null: what the kernel chooses. */
   readonly passthroughSource: string | null;
+  /** See ProxyParams. */
+  readonly applicationAddress: string | null;
 }
 
 /** A connection that the proxy accepted. */

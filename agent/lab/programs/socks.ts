@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { createServer } from 'node:net';
 import type { Socket } from 'node:net';
-import { formatIpAddress } from '../../protocol/ipAddress.ts';
+import { formatIpAddress, toIpAddress } from '../../protocol/ipAddress.ts';
 import { toPortNumber } from '../../protocol/scalars.ts';
 import type { Endpoint } from '../../protocol/scalars.ts';
 import type { CommandHandlers } from './program.ts';
@@ -25,14 +25,14 @@ const ADDRESS_OFFSET = 4;
 const PORT_OFFSET = 8;
 
 /** Serves SOCKS at two ports: what comes by the inbound one is connected on from the passthrough source. Resolves once it listens. */
-export async function serveSocks({ outboundPort, inboundPort, passthroughSource }: SocksParams): Promise<CommandHandlers> {
-  for (const [port, source] of [
-    [outboundPort, null],
-    [inboundPort, passthroughSource],
+export async function serveSocks({ outboundPort, inboundPort, passthroughSource, applicationAddress }: SocksParams): Promise<CommandHandlers> {
+  for (const [port, source, host] of [
+    [outboundPort, null, null],
+    [inboundPort, passthroughSource, applicationAddress],
   ] as const) {
     const server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
       socket.on('error', () => undefined);
-      serve(socket, source).catch(() => socket.resetAndDestroy());
+      serve(socket, source, host).catch(() => socket.resetAndDestroy());
     });
     server.listen(port, '127.0.0.1');
     await once(server, 'listening');
@@ -40,7 +40,8 @@ export async function serveSocks({ outboundPort, inboundPort, passthroughSource 
   return {};
 }
 
-async function serve(socket: Socket, source: string | null): Promise<void> {
+/** Connects on to `host` where one is given, at the port that is asked for. */
+async function serve(socket: Socket, source: string | null, host: string | null): Promise<void> {
   const [version, methods = 0] = await readBytes(socket, GREETING_HEADER_BYTES);
   const offered = await readBytes(socket, methods);
   if (version !== VERSION || !offered.includes(NO_AUTHENTICATION)) {
@@ -52,7 +53,7 @@ async function serve(socket: Socket, source: string | null): Promise<void> {
     throw new Error('not a request to connect to an IPv4 address');
   }
   const destination: Endpoint = {
-    address: formatIpAddress(request.subarray(ADDRESS_OFFSET, PORT_OFFSET)),
+    address: host === null ? formatIpAddress(request.subarray(ADDRESS_OFFSET, PORT_OFFSET)) : toIpAddress(host),
     port: toPortNumber(request.readUInt16BE(PORT_OFFSET)),
   };
   const reply = (code: number): Uint8Array => Uint8Array.of(VERSION, code, 0, IPV4, 0, 0, 0, 0, 0, 0);
