@@ -68,6 +68,7 @@ export class PassageRecorder {
   /** To be called after other rules were loaded: which handle is which rule, and how many rules a chain has. */
   learnRules(rules: JudgeRules | undefined): void {
     this.#rules = new Map();
+    this.#unread.length = 0;
     if (this.#backend === 'legacy') {
       this.#countRules(2, rules?.ipv4 ?? '');
       this.#countRules(10, rules?.ipv6 ?? '');
@@ -157,10 +158,12 @@ export class PassageRecorder {
         if (type !== NFT_TRACETYPE.policy) {
           continue;
         }
-        const marker = markers.shift();
         const isStart = chain === 'prerouting' || chain === 'output';
-        if (marker === undefined || (readText(marker.attributes, NFULA.prefix) === 'start') !== isStart) {
-          throw new Error('the trace and the log of packets tell different stories');
+        // Two processors at once may write their logs and traces in different orders: what comes of it does not come again.
+        const index = markers.findIndex((one) => (readText(one.attributes, NFULA.prefix) === 'start') === isStart);
+        const [marker] = index < 0 ? [] : markers.splice(index, 1);
+        if (marker === undefined) {
+          continue;
         }
         if (isStart) {
           const passage = this.#begin(marker.attributes);

@@ -1,13 +1,17 @@
+import { toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import type { NamespaceId } from '../../agent/protocol/scalars.ts';
 import type { Address } from '../../simulator/netfilter/address.ts';
 import { Address as AddressOf } from '../../simulator/netfilter/address.ts';
 import { PROTOCOL } from '../../simulator/netfilter/protocolNumbers.ts';
 import type { Journey, JourneyEnd } from '../../simulator/world/journey.ts';
 import type { Exchange } from '../../simulator/world/network.ts';
-import { close, connect, namespaceOf, ping, sendData, sendDatagram } from '../../simulator/world/network.ts';
+import { answerDatagram, close, connect, namespaceOf, ping, sendData, sendDatagram } from '../../simulator/world/network.ts';
 import type { Simulation } from '../../simulator/world/simulation.ts';
+import { findOutputRoute, selectSource } from '../../simulator/world/routing.ts';
 import type { OpenSocket } from '../../simulator/world/sockets.ts';
+import { ownerOf } from '../../simulator/world/sockets.ts';
 import type { TraceRecorder } from '../../simulator/world/traceRecorder.ts';
+import type { WorldNamespace } from '../../simulator/world/world.ts';
 import type { ConversationStep, JudgeClient, Stimulus } from './judgeCase.ts';
 
 /** What sockets of the simulator do in the place of those of the kernel's driver. */
@@ -54,10 +58,8 @@ export function runDatagram(simulation: Simulation, recorder: TraceRecorder, nam
   const questions = stimulus.isAnswered ? sent.journeys.map(({ end }) => end).filter((end): end is Delivered => isTaken(end) && end.packet.transport.kind === 'udp') : [];
   for (const { namespace: where, socket, packet } of questions) {
     if (socket !== null && !socket.opened && packet.transport.kind === 'udp') {
-      const { local, uid, owner } = socket.info;
-      const isAny = local.address === '0.0.0.0' || local.address === '::';
-      const answer = { sender: { namespace: where, owner: { uid, gid: owner?.gid ?? null } }, address: isAny ? null : local.address, port: local.port, destination: { address: packet.source, port: packet.transport.sourcePort } };
-      journeys.push(...sendDatagram(simulation, recorder, answer, SENT_BYTES).journeys);
+      const destination = sourceOfAnswer(namespaceOf(simulation, where), socket.info.local.address, AddressOf.of(packet.source));
+      journeys.push(...(destination === null ? [] : answerDatagram(simulation, recorder, where, { ...packet, destination: destination.text, transport: { ...packet.transport, destinationPort: socket.info.local.port } }, ownerOf(socket.info), SENT_BYTES)));
     }
   }
   const { socket: client } = sent;
@@ -65,6 +67,14 @@ export function runDatagram(simulation: Simulation, recorder: TraceRecorder, nam
   const now = client === null ? undefined : simulation.stateOf(namespaceOf(simulation, namespace)).sockets.connected(client.protocol, client.local, client.remote);
   const error = now?.error ?? null;
   return { journeys, opening: journeys, outcome: client !== null && sent.outcome.kind === 'failed' ? { kind: 'connected' } : sent.outcome, after: error !== null ? `, then ${error}` : isAnswered ? ', answered' : '' };
+}
+
+/** The address that a socket which is bound to `bound` answers from; null where there is no way. */
+function sourceOfAnswer(namespace: WorldNamespace, bound: string, peer: Address): Address | null {
+  const isAny = bound === '0.0.0.0' || bound === '::';
+  const source = isAny ? null : AddressOf.of(toIpAddress(bound));
+  const route = findOutputRoute(namespace, { destination: peer, source, mark: 0, inInterface: 'lo' }, false);
+  return route.kind === 'refuse' || route.kind === 'unknown' ? null : (source ?? selectSource(namespace, route, peer));
 }
 
 function optionsOf(namespace: NamespaceId, { user, mark, device, address, port, destination }: JudgeClient): Parameters<typeof connect>[2] {

@@ -212,7 +212,7 @@ function describeCall(stimulus: Stimulus, journeys: readonly Journey[], outcome:
     return `ok${after}`;
   }
   // net/netfilter/core.c, nf_hook_slow: what is dropped on the way out fails with EPERM for who sends it.
-  return first.end.kind === 'dropped' ? (first.end.errno ?? 'EPERM') : first.end.kind === 'rejected' ? `EPERM${after}` : first.end.kind === 'unreachable' ? first.end.errno : `ok${after}`;
+  return first.end.kind === 'dropped' ? `${first.end.errno ?? 'EPERM'}${after}` : first.end.kind === 'rejected' ? `EPERM${after}` : first.end.kind === 'unreachable' ? first.end.errno : `ok${after}`;
 }
 
 function describeConnections(judgeWorld: JudgeWorld, world: World, simulation: Simulation): readonly ConnectionEntry[] {
