@@ -62,6 +62,9 @@ test('names of several words form families, each with short options of its own',
   const other = parseCommandLine(['buy', 'tin', '-r'], family);
   assert.equal(other.kind === 'run' && other.arguments.flag('red'), true);
   assert.deepEqual(parseCommandLine(['help', 'buy', 'tin'], family), { kind: 'help', command: tin });
+  for (const words of [['buy', '--help'], ['help', 'buy']]) {
+    assert.deepEqual(parseCommandLine(words, family.filter((command) => command.name !== 'buy')), { kind: 'groupHelp', name: 'buy', commands: family.filter((command) => command.name.startsWith('buy ')) });
+  }
   assert.throws(() => parseCommandLine(['buy'], family), (error: unknown) => MeshpathError.is(error, 'INPUT_INVALID') && /buy needs more.*buy brush, buy tin/.test(`${error.message} ${error.reason}`));
   assert.throws(() => parseCommandLine(['buy', 'paint'], family), (error: unknown) => MeshpathError.is(error) && error.message === "There is no command 'buy paint'.");
 });

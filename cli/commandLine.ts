@@ -19,6 +19,8 @@ const PROGRAM_OPTIONS: OptionDefinitions = {
 /** What a command line asks for. */
 export type Invocation =
   | { readonly kind: 'help'; readonly command: Command | null }
+  /** Of the commands whose names begin with the same words. */
+  | { readonly kind: 'groupHelp'; readonly name: string; readonly commands: readonly Command[] }
   | { readonly kind: 'version' }
   | { readonly kind: 'run'; readonly command: Command; readonly arguments: CommandArguments };
 
@@ -41,7 +43,12 @@ export function parseCommandLine(words: readonly string[], commands: readonly Co
     return { kind: 'help', command: null };
   }
   const isHelp = name === 'help' || values['help'] === true;
-  const command = findCommand(name === 'help' ? following : positionals, commands);
+  const asked = name === 'help' ? following : positionals;
+  const group = commands.filter(isInGroup(asked));
+  if (isHelp && group.length > 0 && matchCommand(asked, commands) === undefined) {
+    return { kind: 'groupHelp', name: asked.join(' '), commands: group };
+  }
+  const command = findCommand(asked, commands);
   if (isHelp) {
     return { kind: 'help', command };
   }
@@ -124,15 +131,19 @@ function matchCommand(words: readonly string[], commands: readonly Command[]): C
     .toSorted((left, right) => nameWords(right).length - nameWords(left).length)[0];
 }
 
+/** Says whether the name of a command goes on behind these words. */
+function isInGroup(words: readonly string[]): (command: Command) => boolean {
+  return (command) => words.length > 0 && nameWords(command).length > words.length && words.every((word, index) => nameWords(command)[index] === word);
+}
+
 function findCommand(words: readonly string[], commands: readonly Command[]): Command {
   const command = matchCommand(words, commands);
   if (command !== undefined) {
     return command;
   }
   // The longest beginning of the words that some names have too.
-  const isBegun = (length: number) => (candidate: Command): boolean => length > 0 && nameWords(candidate).length > length && words.slice(0, length).every((word, index) => nameWords(candidate)[index] === word);
-  const length = [3, 2, 1].find((count) => count <= words.length && commands.some(isBegun(count))) ?? 0;
-  const known = length === 0 ? commands : commands.filter(isBegun(length));
+  const length = [3, 2, 1].find((count) => count <= words.length && commands.some(isInGroup(words.slice(0, count)))) ?? 0;
+  const known = length === 0 ? commands : commands.filter(isInGroup(words.slice(0, length)));
   const given = escapeText(words.slice(0, length + 1).join(' ').slice(0, 60));
   throw usageError(
     length > 0 && words.length === length ? `meshpath ${given} needs more to go on.` : `There is no command '${given}'.`,

@@ -22,6 +22,18 @@ export function formatProgramHelp(commands: readonly Command[]): string[] {
   ];
 }
 
+/** Gives the help of the commands whose names begin with the same words, as lines. */
+export function formatGroupHelp(name: string, commands: readonly Command[]): string[] {
+  return [
+    `Usage: meshpath ${name} COMMAND [OPTION]…`,
+    '',
+    'Commands:',
+    ...formatPairs(commands.map((command) => [command.name, command.summary])),
+    '',
+    `meshpath ${name} COMMAND --help tells more of a command.`,
+  ];
+}
+
 /** Gives the help of one command as lines. */
 export function formatCommandHelp(command: Command): string[] {
   const own = Object.keys(command.options).length === 0 ? [] : ['', 'Options:', ...formatOptions(command.options)];

@@ -5,7 +5,7 @@ import { EXIT_FAILED, EXIT_OK, EXIT_USAGE } from './command.ts';
 import type { Command, CommandContext } from './command.ts';
 import { parseCommandLine } from './commandLine.ts';
 import type { Invocation } from './commandLine.ts';
-import { formatCommandHelp, formatProgramHelp } from './help.ts';
+import { formatCommandHelp, formatGroupHelp, formatProgramHelp } from './help.ts';
 import { writeLines } from './output.ts';
 import type { Output } from './output.ts';
 import { formatError, formatErrorJson, formatStack } from './text/error.ts';
@@ -44,6 +44,9 @@ export async function runMeshpath(words: readonly string[], surroundings: Surrou
         surroundings.output,
         invocation.command === null ? formatProgramHelp(surroundings.commands) : formatCommandHelp(invocation.command),
       );
+      return EXIT_OK;
+    case 'groupHelp':
+      await writeLines(surroundings.output, formatGroupHelp(invocation.name, invocation.commands));
       return EXIT_OK;
     case 'run':
       return runCommand(invocation, surroundings);
