@@ -3,12 +3,13 @@ import type { PacketFlowText } from '../simulator/explain/packetFlowText.ts';
 import { parsePacketFlow } from '../simulator/explain/packetFlowText.ts';
 import { inputError } from '../agent/protocol/errors.ts';
 import { readRuleSet } from '../simulator/netfilter/readRuleSet.ts';
+import type { ParsedRuleSet } from '../simulator/netfilter/ruleSet.ts';
 import { deriveWorld } from '../simulator/world/derivedWorld.ts';
 import { createWorldSnapshot, DESCRIBED_NAMESPACE } from '../simulator/world/describedWorld.ts';
 import { readWorldFile } from '../simulator/world/worldFile.ts';
 import type { CommandArguments, OptionDefinitions } from './command.ts';
 import { readRulesFile } from './rulesFile.ts';
-import { formatProblem, tellDamage } from './rulesText.ts';
+import { formatProblem, isReadable, tellDamage } from './rulesText.ts';
 import { escapeText } from './text/escape.ts';
 
 /** How many flows one command line may have. */
@@ -29,6 +30,13 @@ export interface RulesWorld {
   readonly flows: readonly (PacketFlowText & { readonly text: string })[];
   /** What was taken to be so because no world was given; sentences. */
   readonly assumptions: readonly string[];
+  /** Whether all of the rules could be read: else what is said of flows holds for the others only. */
+  readonly isWhole: boolean;
+}
+
+interface RulesRead extends Pick<RulesWorld, 'isWhole'> {
+  readonly ruleSets: readonly RuleSet[];
+  readonly parsed: readonly ParsedRuleSet[];
 }
 
 /** What commands need to read rules. */
@@ -51,31 +59,36 @@ export function readFlows(args: CommandArguments): RulesWorld['flows'] {
  * read are told by `note`.
  */
 export async function readRulesWorld({ arguments: args, note }: RulesSource, path: string | null, flows: RulesWorld['flows']): Promise<RulesWorld> {
-  const ruleSets = await readRuleSets({ arguments: args, note }, path);
+  const { ruleSets, parsed, isWhole } = await readRuleSets({ arguments: args, note }, path);
   const ipsetPath = args.text('ipset');
   const ipSets = ipsetPath === undefined ? null : (await readRulesFile(ipsetPath)).text;
   const worldPath = args.text('world');
   if (worldPath !== undefined) {
     const world = readWorldFile((await readRulesFile(worldPath)).text);
-    return { snapshot: createWorldSnapshot(world, { ruleSets, ipSets }), flows, assumptions: [] };
+    return { snapshot: createWorldSnapshot(world, { ruleSets, ipSets }), flows, assumptions: [], isWhole };
   }
-  const { world, assumptions } = deriveWorld(flows, ruleSets.map(({ text }) => readRuleSet(text)));
-  return { snapshot: createWorldSnapshot(world, { ruleSets, ipSets }), flows, assumptions };
+  const { world, assumptions } = deriveWorld(flows, parsed);
+  return { snapshot: createWorldSnapshot(world, { ruleSets, ipSets }), flows, assumptions, isWhole };
 }
 
-async function readRuleSets({ arguments: args, note }: RulesSource, path: string | null): Promise<readonly RuleSet[]> {
+async function readRuleSets({ arguments: args, note }: RulesSource, path: string | null): Promise<RulesRead> {
   const backend = readBackend(args.text('backend') ?? 'nft');
   const files = [['ipv4', path ?? undefined], ['ipv6', args.text('rules6')]] as const;
   const ruleSets: RuleSet[] = [];
+  const parsed: ParsedRuleSet[] = [];
+  let isWhole = true;
   for (const [family, file] of files) {
     if (file !== undefined) {
       const { text, isDamaged } = await readRulesFile(file);
-      readRuleSet(text).problems.map((problem) => formatProblem(file, problem)).forEach(note);
+      const ruleSet = readRuleSet(text, { family, backend });
+      ruleSet.problems.map((problem) => formatProblem(file, problem)).forEach(note);
       tellDamage(isDamaged, note);
+      isWhole &&= isReadable(ruleSet.problems) && !isDamaged;
       ruleSets.push({ family, backend, text });
+      parsed.push(ruleSet);
     }
   }
-  return ruleSets;
+  return { ruleSets, parsed, isWhole };
 }
 
 function readBackend(text: string): RuleSet['backend'] {

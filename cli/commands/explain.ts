@@ -60,7 +60,7 @@ export const explainCommand: Command = {
   },
 };
 
-/** Explains flows on rules in files. The exit code is 0 where all of them are delivered. */
+/** Explains flows on rules in files. The exit code is 0 where all of them are delivered, and all rules could be read. */
 async function explainOnRules(context: CommandContext): Promise<number> {
   const { arguments: args, output } = context;
   const unwanted = [...NODE_OPTION_NAMES.filter((name) => args.text(name) !== undefined).map((name) => `--${name}`), ...args.operands.map((operand) => `'${escapeText(operand.slice(0, 40))}'`)];
@@ -69,7 +69,7 @@ async function explainOnRules(context: CommandContext): Promise<number> {
     const reason = unwanted.length > 0 ? `${unwanted.join(', ')} belongs to explaining on a node.` : 'Flows meet the rules of --rules, --rules6 or both.';
     throw inputError('It is not clear what to explain.', reason, 'Run meshpath explain --rules FILE --flow FLOW, or meshpath explain FROM TO.');
   }
-  const { snapshot, flows, assumptions } = await readRulesWorld(context, path, readFlows(args));
+  const { snapshot, flows, assumptions, isWhole } = await readRulesWorld(context, path, readFlows(args));
   const world = buildWorld(snapshot);
   const explanations = flows.map((flow) => ({ text: flow.text, explanation: explainFlow(world, flow) }));
   if (args.flag('json')) {
@@ -79,7 +79,7 @@ async function explainOnRules(context: CommandContext): Promise<number> {
     const lines = explanations.flatMap(({ text, explanation }, index) => [...(index === 0 ? [] : ['']), ...formatFlowExplanation(text, explanation, options)]);
     await writeLines(output, [...lines, ...formatList('The world, since --world was not given:', assumptions, output)]);
   }
-  return explanations.every(({ explanation }) => explanation.outcome.result === 'delivered') ? EXIT_OK : EXIT_FAILED;
+  return isWhole && explanations.every(({ explanation }) => explanation.outcome.result === 'delivered') ? EXIT_OK : EXIT_FAILED;
 }
 
 function checkPlaces(operands: readonly string[]): void {

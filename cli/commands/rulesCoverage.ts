@@ -2,7 +2,7 @@ import { explainFlow } from '../../simulator/explain/explainRules.ts';
 import { countRuleUses } from '../../simulator/explain/ruleCoverage.ts';
 import type { RuleUse } from '../../simulator/explain/ruleCoverage.ts';
 import { buildWorld } from '../../simulator/world/world.ts';
-import { EXIT_OK } from '../command.ts';
+import { EXIT_FAILED, EXIT_OK } from '../command.ts';
 import type { Command } from '../command.ts';
 import { writeJson, writeLines } from '../output.ts';
 import { readFlows, readRulesWorld, RULES_WORLD_OPTIONS } from '../rulesWorld.ts';
@@ -22,7 +22,7 @@ export const rulesCoverageCommand: Command = {
   },
   run: async ({ arguments: args, output, note }) => {
     const [path = ''] = args.operands;
-    const { snapshot, flows } = await readRulesWorld({ arguments: args, note }, path, readFlows(args));
+    const { snapshot, flows, isWhole } = await readRulesWorld({ arguments: args, note }, path, readFlows(args));
     const world = buildWorld(snapshot);
     const uses = countRuleUses(snapshot.namespaces[0]?.ruleSets ?? [], flows.map((flow) => explainFlow(world, flow).steps));
     const shown = args.flag('never') ? uses.filter(({ matched, unknown }) => matched + unknown === 0) : uses;
@@ -31,7 +31,7 @@ export const rulesCoverageCommand: Command = {
     } else {
       await writeLines(output, formatTable([{ title: 'compared', align: 'right' }, { title: 'matched', align: 'right' }, { title: 'table' }, { title: 'rule' }], shown.map(formatUse), output));
     }
-    return EXIT_OK;
+    return isWhole ? EXIT_OK : EXIT_FAILED;
   },
 };
 

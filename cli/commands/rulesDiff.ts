@@ -34,7 +34,7 @@ export const rulesDiffCommand: Command = {
     } else {
       await writeLines(output, results.flatMap((result) => formatDifference(result, output.style)));
     }
-    return results.every(({ result }) => result === 'same') ? EXIT_OK : EXIT_FAILED;
+    return old.isWhole && newer.isWhole && results.every(({ result }) => result === 'same') ? EXIT_OK : EXIT_FAILED;
   },
 };
 

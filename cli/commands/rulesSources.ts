@@ -4,7 +4,7 @@ import { partitionSources } from '../../simulator/explain/sourcePartition.ts';
 import type { PartitionQuestion, SourceRange } from '../../simulator/explain/sourcePartition.ts';
 import { DESCRIBED_NAMESPACE } from '../../simulator/world/describedWorld.ts';
 import { buildWorld } from '../../simulator/world/world.ts';
-import { EXIT_OK } from '../command.ts';
+import { EXIT_FAILED, EXIT_OK } from '../command.ts';
 import type { Command, OptionDefinitions } from '../command.ts';
 import { writeJson, writeLines } from '../output.ts';
 import { readRulesWorld, RULES_WORLD_OPTIONS } from '../rulesWorld.ts';
@@ -31,14 +31,14 @@ export const rulesSourcesCommand: Command = {
     const parsed = parsePacketFlow(text, DESCRIBED_NAMESPACE);
     // A world that is made for this has no network but that of the destination.
     const flow = { ...parsed, flow: { ...parsed.flow, source: { ...parsed.flow.source, address: parsed.flow.destination.address } }, text };
-    const { snapshot } = await readRulesWorld({ arguments: args, note }, path, [flow]);
+    const { snapshot, isWhole } = await readRulesWorld({ arguments: args, note }, path, [flow]);
     const ranges = partitionSources(buildWorld(snapshot), question(args.text('world') !== undefined));
     if (args.flag('json')) {
       await writeJson(output, ranges);
     } else {
       await writeLines(output, formatTable([{ title: 'device' }, { title: 'from' }, { title: 'to' }, { title: 'result' }, { title: 'why' }], ranges.map(formatRange), output));
     }
-    return EXIT_OK;
+    return isWhole ? EXIT_OK : EXIT_FAILED;
   },
 };
 

@@ -25,8 +25,8 @@ export interface RuleUse {
 /** Says of every rule how many packets of traces met it, in the order of the rule sets; rules that none met have zeros. */
 export function countRuleUses(ruleSets: readonly RuleSet[], traces: readonly (readonly TraceStep[])[]): readonly RuleUse[] {
   const counts = countSteps(traces);
-  return ruleSets.flatMap(({ family, text }) =>
-    readRuleSet(text).tables.flatMap((table) =>
+  return ruleSets.flatMap(({ family, backend, text }) =>
+    readRuleSet(text, { family, backend }).tables.flatMap((table) =>
       [...table.chains.values()].flatMap((chain) =>
         chain.rules.map((rule, index): RuleUse => {
           const count = counts.get(useKey(family, table.name, chain.name, index + 1));

@@ -50,7 +50,7 @@ export function partitionSources(world: World, question: PartitionQuestion): rea
     throw new RangeError(`there is no network namespace ${question.namespace}`);
   }
   const family = isIpv4(question.destination.address) ? 'ipv4' : 'ipv6';
-  const rules = namespace.state.ruleSets.filter((ruleSet) => ruleSet.family === family).map((ruleSet) => readRuleSet(ruleSet.text));
+  const rules = namespace.state.ruleSets.filter((ruleSet) => ruleSet.family === family).map(({ text, backend }) => readRuleSet(text, { family, backend }));
   const constants = new Constants(family === 'ipv4' ? 4 : 16);
   const byPlace = new Map<string, Rule>();
   for (const table of rules.flatMap(({ tables }) => tables)) {

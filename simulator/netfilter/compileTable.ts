@@ -52,7 +52,10 @@ export function compileTable(table: Table, { indexed = true, lists }: { readonly
   const chains = new Map<string, CompiledChain>();
   for (const chain of table.chains.values()) {
     const rules = chain.rules.map((rule, index): OpenRule => compileRule(rule, index, all.length + index, lists));
-    all.push(...rules);
+    // One by one: there are more than a call takes arguments.
+    for (const rule of rules) {
+      all.push(rule);
+    }
     chains.set(chain.name, { name: chain.name, policy: policyOf(table, chain), rules, index: indexed && rules.length >= LEAST_INDEXED_RULES ? new ChainIndex(rules) : null });
   }
   for (const rule of all) {

@@ -115,7 +115,7 @@ function buildNamespace(snapshot: Snapshot, state: NetworkNamespace, options: Wo
 }
 
 function buildFamily(state: NetworkNamespace, family: FamilyName, title: string, assumptions: string[], options: WorldOptions): FamilyRules {
-  const ruleSets = state.ruleSets.filter((ruleSet) => ruleSet.family === family).map((ruleSet) => ({ ...readRuleSet(ruleSet.text), backend: ruleSet.backend }));
+  const ruleSets = state.ruleSets.filter((ruleSet) => ruleSet.family === family).map((ruleSet) => ({ ...readRuleSet(ruleSet.text, { family, backend: ruleSet.backend }), backend: ruleSet.backend }));
   const program = family === 'ipv4' ? 'iptables' : 'ip6tables';
   for (const { problems } of ruleSets) {
     const [first] = problems;
