@@ -1,5 +1,8 @@
 import type { IpAddress, IpPrefix } from './scalars.ts';
 
+const ZERO = 48;
+const DOT = 46;
+
 const IPV4_BYTES = 4;
 const IPV6_BYTES = 16;
 
@@ -115,16 +118,30 @@ function formatIpv4(bytes: Uint8Array, start: number): IpAddress {
   return `${bytes[start] ?? 0}.${bytes[start + 1] ?? 0}.${bytes[start + 2] ?? 0}.${bytes[start + 3] ?? 0}` as IpAddress;
 }
 
+/** Four numbers up to 255 without leading zeros. By characters: rules are compared with each other by the million. */
 function parseIpv4(text: string): Uint8Array | undefined {
-  const match = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})$/.exec(text);
-  if (match === null) {
-    return undefined;
+  const bytes = new Uint8Array(4);
+  let octet = 0;
+  let start = 0;
+  let value = 0;
+  for (let position = 0; position < text.length; position += 1) {
+    const digit = text.charCodeAt(position) - ZERO;
+    if (digit >= 0 && digit <= 9) {
+      value = value * 10 + digit;
+      if (value > 255 || (position > start && text.charCodeAt(start) === ZERO)) {
+        return undefined;
+      }
+    } else if (text.charCodeAt(position) === DOT && position > start && octet < 3) {
+      bytes[octet] = value;
+      octet += 1;
+      start = position + 1;
+      value = 0;
+    } else {
+      return undefined;
+    }
   }
-  const octets = match.slice(1);
-  if (octets.some((octet) => (octet.length > 1 && octet.startsWith('0')) || Number(octet) > 255)) {
-    return undefined;
-  }
-  return Uint8Array.from(octets, Number);
+  bytes[octet] = value;
+  return octet === 3 && start < text.length ? bytes : undefined;
 }
 
 function parseIpv6(text: string): Uint8Array | undefined {
