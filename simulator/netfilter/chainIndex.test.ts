@@ -40,7 +40,7 @@ interface Walk {
 
 function environment(): MatchEnvironment & { now: number } {
   return {
-    hook: 'FORWARD', now: 1000, state: new MatchState(), addressType: () => null, reversePath: () => null, findSocket: () => undefined, assignSocket: () => null, connectionId: () => null,
+    hook: 'FORWARD', now: 1000, state: new MatchState(), addressType: () => null, reversePath: () => null, findSocket: () => undefined, assignSocket: () => null, countedConnection: () => ({ id: '', zone: 0, isConfirmed: false }),
     isConnectionOpen: () => false, readsMarks: () => true, assume: () => undefined, testSet: () => null, changeSet: () => undefined, pathMtu: () => null,
   };
 }

@@ -21,9 +21,9 @@ export interface MatchEnvironment {
   readonly findSocket: (packet: Packet) => Known<SocketFacts> | undefined;
   /** Hands a packet to a local socket for TPROXY; false where there is none that is transparent, null where that is not known. */
   readonly assignSocket: (packet: Packet, address: Address | null, port: number) => Known<boolean>;
-  /** Names a packet's connection, for isConnectionOpen; null where it has none. */
-  readonly connectionId: (packet: Packet) => string | null;
-  /** Whether a connection of that name is in the table and not closed. */
+  /** What connlimit counts a packet as. */
+  readonly countedConnection: (packet: Packet) => CountedConnection;
+  /** Whether what it has counted is in the table of connections now, and not closed. */
   readonly isConnectionOpen: (id: string) => boolean;
   /** Whether anything here asks for the mark of such a packet, or of its connection. */
   readonly readsMarks: (packet: Packet) => boolean;
@@ -35,6 +35,15 @@ export interface MatchEnvironment {
   readonly testSet: (name: string, packet: Packet, directions: readonly ('src' | 'dst')[], wantsException: boolean) => Known<boolean>;
   /** Puts what a packet has into an IP set, or takes it out (target SET). */
   readonly changeSet: (name: string, packet: Packet, directions: readonly ('src' | 'dst')[], action: 'add' | 'remove', overwrites: boolean) => void;
+}
+
+/** A packet's connection as connlimit keeps it: what it began with, or the packet's own addresses where it belongs to none yet. */
+export interface CountedConnection {
+  /** Names it for isConnectionOpen. */
+  readonly id: string;
+  readonly zone: number;
+  /** Whether it is in the table of connections already. */
+  readonly isConfirmed: boolean;
 }
 
 /** What `-m socket` asks of a socket. */

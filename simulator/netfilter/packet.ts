@@ -92,6 +92,8 @@ export class Packet<Connection extends ConnectionView = ConnectionView> {
   outInterface: string | null = null;
   /** The device that sockets take it to have come by: over lo it is that of the address that it goes to. */
   socketDevice: string | null = null;
+  /** Whether routing knows it for this machine's own; not so where a socket that is bound to lo sends what no route leads to. */
+  isRoutedHere = true;
   mark = 0;
   socket: PacketSocket | null = null;
   /** What TPROXY assigned: an opaque handle of a socket. */

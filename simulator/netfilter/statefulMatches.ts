@@ -266,22 +266,23 @@ const connectionLimit: ModuleCompiler = (match) => {
     what: 'connections of the same address', isStateful: true,
     test: (packet, environment) => {
       const { now, state } = environment;
-      const name = `${key} ${maskedText(packet[side], mask)}`;
+      const { id, zone, isConfirmed: isKnown } = environment.countedConnection(packet);
+      const name = `${key} ${zone} ${maskedText(packet[side], mask)}`;
       const known = state.get(name);
       if (known === POISONED) {
         return UNKNOWN;
       }
       environment.assume('The connlimit match has counted no connection that was open before.');
-      const id = environment.connectionId(packet) ?? `untracked ${packet.source.text} ${packet.sourcePort} ${packet.destination.text} ${packet.destinationPort} ${packet.protocol} ${packet.icmpId}`;
-      const isOpen = (counted: Counted): boolean => !counted.id.startsWith('untracked ') && environment.isConnectionOpen(counted.id);
+      const isOpen = (counted: Counted): boolean => environment.isConnectionOpen(counted.id);
       const kept = ((known as readonly Counted[] | undefined) ?? []).filter((counted) => counted.at > now - SECONDS_KEPT || isOpen(counted));
-      const isKnown = packet.tracking?.connection.confirmed === true;
       const isCounted = kept.some((counted) => counted.id === id);
-      const certain = kept.filter((counted) => counted.isCertain && counted.id !== id && isOpen(counted)).length;
-      const least = certain + (isKnown && !kept.some((counted) => counted.isCertain && counted.id === id) ? 0 : 1);
+      const isFirst = known === undefined;
+      const certain = kept.filter((counted) => counted.isCertain && isOpen(counted));
+      const least = certain.filter((counted) => counted.id !== id).length + (!isKnown || isFirst || certain.some((counted) => counted.id === id) ? 1 : 0);
       const greatest = kept.length + (isKnown && isCounted ? 0 : 1);
-      state.set(name, isKnown && isCounted ? kept : [...kept, { id, at: now, isCertain: !isKnown && !isCounted }] satisfies readonly Counted[]);
-      return least > most === greatest > most ? decide(least > most, above === undefined) : UNKNOWN;
+      state.set(name, isKnown && isCounted ? kept : [...kept, { id, at: now, isCertain: (!isKnown || isFirst) && !isCounted }] satisfies readonly Counted[]);
+      // What counts nothing at all is dropped at once.
+      return least > 0 && least > most === greatest > most ? decide(least > most, above === undefined) : UNKNOWN;
     },
   };
 };

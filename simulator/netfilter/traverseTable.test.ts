@@ -31,7 +31,7 @@ interface Outcome {
 
 function environment(): MatchEnvironment {
   return {
-    hook: 'OUTPUT', now: 0, state: new MatchState(), addressType: () => null, reversePath: () => null, findSocket: () => undefined, assignSocket: () => null, connectionId: () => null, isConnectionOpen: () => false, readsMarks: () => true, assume: () => undefined, testSet: () => null, changeSet: () => undefined, pathMtu: () => null,
+    hook: 'OUTPUT', now: 0, state: new MatchState(), addressType: () => null, reversePath: () => null, findSocket: () => undefined, assignSocket: () => null, countedConnection: () => ({ id: '', zone: 0, isConfirmed: false }), isConnectionOpen: () => false, readsMarks: () => true, assume: () => undefined, testSet: () => null, changeSet: () => undefined, pathMtu: () => null,
   };
 }
 

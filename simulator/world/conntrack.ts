@@ -173,9 +173,24 @@ export class ConnectionTracker {
     this.#top.found.set(tupleKey(connection.reply, connection.zoneOf(true)), null);
   }
 
-  /** Says whether packets with this tuple would be taken for those of a connection that is in the table. */
-  isTaken(tuple: Tuple, zone: number): boolean {
-    return this.#has(tupleKey(tuple, zone));
+  /** Like find, in a zone: one that counts in one direction only leaves the other in zone 0 (nf_conntrack_core.c, nf_ct_zone_id). */
+  findInZone(tuple: Tuple, zone: Zone): FoundConnection | undefined {
+    const found = this.find(tuple, zone.id);
+    if (zone.directions === 'both' || found?.isReply === (zone.directions === 'reply')) {
+      return found;
+    }
+    const inDefault = this.find(tuple, DEFAULT_ZONE.id);
+    return inDefault?.isReply === (zone.directions === 'original') ? inDefault : undefined;
+  }
+
+  /**
+   * Says whether packets with this tuple, which is that of a direction of `connection`, would be taken for those of another connection that
+   * is in the table: zones are compared for the direction of the one that is there (nf_conntrack_core.c, nf_ct_key_equal).
+   */
+  isTaken(tuple: Tuple, connection: Connection, isReply: boolean): boolean {
+    const zone = connection.zoneOf(isReply);
+    const found = this.#get(tupleKey(tuple, zone));
+    return found !== undefined && connection.zoneOf(found.isReply) === zone;
   }
 
   /** The connections whose first packets came from a tuple's source (nf_nat_core.c, nf_nat_bysource), latest first. */
@@ -184,7 +199,7 @@ export class ConnectionTracker {
     const found: Connection[] = [];
     for (const layer of [this.#top, ...this.#layers.toReversed()]) {
       for (const connection of layer.bySource.get(key) ?? []) {
-        if (this.#has(tupleKey(connection.original, connection.zoneOf(false)))) {
+        if (this.#get(tupleKey(connection.original, connection.zoneOf(false))) !== undefined) {
           found.push(connection);
         }
       }
@@ -199,12 +214,12 @@ export class ConnectionTracker {
     return [...new Set([...merged.found.values()].flatMap((found) => (found === null ? [] : [found.connection])))];
   }
 
-  #has(key: string): boolean {
+  #get(key: string): FoundConnection | undefined {
     let found = this.#top.found.get(key);
     for (let index = this.#layers.length - 1; found === undefined && index >= 0; index -= 1) {
       found = this.#layers[index]?.found.get(key);
     }
-    return found !== undefined && found !== null;
+    return found ?? undefined;
   }
 
   #index(connection: Connection): void {

@@ -57,7 +57,8 @@ function deliverTcp(context: HookContext, packet: WorldPacket): Delivery {
   const found = findSocket(context, packet);
   const flags = packet.tcpFlags;
   if (found === undefined) {
-    const reset = tcpReset(context.namespace, packet);
+    // What no route knows for its own is not answered (net/ipv4/tcp_ipv4.c, tcp_v4_send_reset).
+    const reset = packet.isRoutedHere ? tcpReset(context.namespace, packet) : null;
     return { taker: null, reason: `nothing listens on ${writeEndpoint(endpointsOf(tupleOf(packet)).destination)} in ${context.namespace.title}`, answers: listed(reset) };
   }
   if (found.kind === 'open') {

@@ -1,7 +1,6 @@
-import type { IpAddress } from '../../agent/protocol/scalars.ts';
 import type { Hook } from '../../agent/protocol/trace.ts';
 import { Address } from '../netfilter/address.ts';
-import type { Known, MatchEnvironment, SocketFacts } from '../netfilter/matchEnvironment.ts';
+import type { CountedConnection, Known, MatchEnvironment, SocketFacts } from '../netfilter/matchEnvironment.ts';
 import { changeSet } from '../netfilter/changeSet.ts';
 import { POISONED } from '../netfilter/matchState.ts';
 import type { MatchState } from '../netfilter/matchState.ts';
@@ -9,12 +8,23 @@ import type { Packet } from '../netfilter/packet.ts';
 import { PROTOCOL, hasPorts } from '../netfilter/protocolNumbers.ts';
 import type { AddressSet, PacketPart, SetDimension } from '../netfilter/addressSet.ts';
 import { isMember } from '../netfilter/addressSet.ts';
-import type { Connection } from './conntrack.ts';
+import type { Connection, Zone } from './conntrack.ts';
+import { DEFAULT_ZONE } from './conntrack.ts';
 import { addressType, familyOf, findRoute, routeMtu } from './routing.ts';
 import type { NamespaceState, Simulation } from './simulation.ts';
 import type { FoundSocket, SocketAddress } from './sockets.ts';
+import type { Tuple } from './tuple.ts';
+import { tupleOf } from './tuple.ts';
 import type { WorldNamespace } from './world.ts';
 import { findLink } from './world.ts';
+
+function describeCounted({ source, destination, ...ports }: Tuple, zone: Zone) {
+  return { ...ports, source: source.text, destination: destination.text, zone };
+}
+
+function writeCounted(tuple: Tuple, zone: Zone): string {
+  return JSON.stringify(describeCounted(tuple, zone));
+}
 
 /** What matches and targets ask of one namespace in a simulation. */
 export class NamespaceEnvironment implements MatchEnvironment {
@@ -112,17 +122,21 @@ export class NamespaceEnvironment implements MatchEnvironment {
     return info === undefined ? false : this.#assign(packet, { kind: 'listener', info }, info.transparent ?? null);
   }
 
-  connectionId(packet: Packet): string | null {
-    if (packet.tracking === null) {
-      return null;
+  /** net/netfilter/nf_conncount.c, get_ct_or_tuple_from_skb. */
+  countedConnection(packet: Packet): CountedConnection {
+    const { tracking } = packet as Packet<Connection>;
+    if (tracking !== null && packet.zoneRule === null) {
+      const { original, zoneRule: zone, confirmed } = tracking.connection;
+      return { id: writeCounted(original, zone), zone: zone.id, isConfirmed: confirmed };
     }
-    const { original, zone } = packet.tracking.connection;
-    return JSON.stringify({ protocol: original.protocol, source: original.source.text, sourcePort: original.sourcePort, destination: original.destination.text, destinationPort: original.destinationPort, zone });
+    const zone = packet.zoneRule ?? DEFAULT_ZONE;
+    const tuple = tupleOf(packet);
+    return { id: writeCounted(tuple, zone), zone: zone.id, isConfirmed: this.#state.tracker.findInZone(tuple, zone) !== undefined };
   }
 
   isConnectionOpen(id: string): boolean {
-    const named = JSON.parse(id) as { readonly protocol: number; readonly source: IpAddress; readonly sourcePort: number; readonly destination: IpAddress; readonly destinationPort: number; readonly zone: number };
-    const found = this.#state.tracker.find({ ...named, source: Address.of(named.source), destination: Address.of(named.destination) }, named.zone);
+    const { zone, source, destination, ...ports } = JSON.parse(id) as ReturnType<typeof describeCounted>;
+    const found = this.#state.tracker.findInZone({ ...ports, source: Address.of(source), destination: Address.of(destination) }, zone);
     return found !== undefined && found.connection.tcpState !== 'TIME_WAIT' && found.connection.tcpState !== 'CLOSE';
   }
 

@@ -63,7 +63,7 @@ export function bindConnection(tracker: ConnectionTracker, connection: Connectio
 
 /** nf_nat_core.c, get_unique_tuple. */
 function chooseTuple(tracker: ConnectionTracker, connection: Connection, current: Tuple, side: NatSide, choice: NatChoice, random: () => number): NatDecision {
-  const isUsed = (tuple: Tuple): boolean => tracker.isTaken(invertKnownTuple(tuple), connection.zoneOf(true));
+  const isUsed = (tuple: Tuple): boolean => tracker.isTaken(invertKnownTuple(tuple), connection, true);
   if (side === 'source' && !choice.random) {
     if (inChoice(current, choice)) {
       if (!isUsed(current)) {

@@ -27,6 +27,12 @@ export interface FollowOptions {
   readonly answers?: boolean;
 }
 
+/** How a packet is sent. */
+interface SendOptions extends FollowOptions {
+  /** Whether its source may be somebody else's address, as that of a transparent socket (net/ipv4/route.c, FLOWI_FLAG_ANYSRC). */
+  readonly anySource?: boolean;
+}
+
 /** More packets than this because of one are taken for a storm that does not end. */
 const MAX_PACKETS = 200;
 
@@ -89,7 +95,7 @@ export function connect(simulation: Simulation, recorder: Recorder, options: Con
 
 /** Sends data on an open TCP connection, with everything that follows. */
 export function sendData(simulation: Simulation, recorder: Recorder, namespaceId: NamespaceId, socket: OpenSocket, bytes: number): readonly Journey[] {
-  return sendFrom(simulation, recorder, namespaceOf(simulation, namespaceId), segmentOf(socket, TCP_FLAG_BITS.PSH | TCP_FLAG_BITS.ACK, bytes));
+  return sendFrom(simulation, recorder, namespaceOf(simulation, namespaceId), segmentOf(socket, TCP_FLAG_BITS.PSH | TCP_FLAG_BITS.ACK, bytes), { anySource: socket.isTransparent === true });
 }
 
 /** Closes a TCP connection from one of its ends: FIN, or with `reset` RST. */
@@ -97,12 +103,13 @@ export function close(simulation: Simulation, recorder: Recorder, namespaceId: N
   const namespace = namespaceOf(simulation, namespaceId);
   const { sockets } = simulation.stateOf(namespace);
   const now = sockets.connected(socket.protocol, socket.local, socket.remote) ?? socket;
+  const anySource = now.isTransparent === true;
   if (reset) {
     sockets.remove(now);
-    return sendFrom(simulation, recorder, namespace, segmentOf(now, TCP_FLAG_BITS.RST | TCP_FLAG_BITS.ACK, 0));
+    return sendFrom(simulation, recorder, namespace, segmentOf(now, TCP_FLAG_BITS.RST | TCP_FLAG_BITS.ACK, 0), { anySource });
   }
   sockets.put({ ...now, state: now.state === 'closeWait' ? 'lastAck' : 'finWait' });
-  return sendFrom(simulation, recorder, namespace, segmentOf(now, TCP_FLAG_BITS.FIN | TCP_FLAG_BITS.ACK, 0));
+  return sendFrom(simulation, recorder, namespace, segmentOf(now, TCP_FLAG_BITS.FIN | TCP_FLAG_BITS.ACK, 0), { anySource });
 }
 
 /** Sends a datagram of a connected UDP socket, which is opened for it where there is none yet. */
@@ -160,10 +167,10 @@ export function socketOf(sender: Sender): PacketSocket | null {
 }
 
 /** Sends a packet by the way that its headers lead, with everything that follows. */
-export function sendFrom(simulation: Simulation, recorder: Recorder, namespace: WorldNamespace, packet: WorldPacket, options: FollowOptions = {}): readonly Journey[] {
+export function sendFrom(simulation: Simulation, recorder: Recorder, namespace: WorldNamespace, packet: WorldPacket, { anySource = false, ...options }: SendOptions = {}): readonly Journey[] {
   // A raw socket that writes its own header is routed without the source in it (net/ipv4/raw.c, raw_sendmsg).
   const query = { destination: packet.destination, source: packet.isCrafted ? null : packet.source, mark: packet.mark, inInterface: 'lo', outInterface: packet.socket?.device ?? null };
-  const route = findOutputRoute(namespace, query, packet.isCrafted);
+  const route = findOutputRoute(namespace, query, packet.isCrafted || anySource);
   if (!packet.isCrafted && packet.protocol === PROTOCOL.tcp && (packet.tcpFlags & TCP_FLAG_BITS.SYN) !== 0) {
     packet.mss = greatestSegment(namespace, route, packet.isIpv4);
   }

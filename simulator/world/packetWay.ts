@@ -138,6 +138,7 @@ export class PacketWay {
     packet.outInterface = device;
     // net/ipv4/route.c, __mkroute_output (rt_iif); net/ipv6/ip6_input.c, ip6_rcv_core.
     packet.socketDevice = route.kind === 'local' ? route.route.device : null;
+    packet.isRoutedHere = route.kind !== 'local' || route.route.type !== 'unicast';
     const stopped = this.#run(context, 'POSTROUTING');
     if (stopped !== null) {
       return stopped;
@@ -263,6 +264,7 @@ export class PacketWay {
     const packet = this.#packet;
     packet.inInterface = link.name;
     packet.socketDevice = link.name;
+    packet.isRoutedHere = true;
     packet.outInterface = null;
     const context = this.#context(namespace, null);
     packet.packetType = packetTypeOf(context, packet.destination);

@@ -96,7 +96,7 @@ function findRouteBy(namespace: WorldNamespace, query: RouteQuery): RouteDecisio
   const isLoopback = link.kind === 'loopback';
   const own = link.addresses.find(({ address, scope }) => !address.includes(':') && (scope !== 'host' || readSysctl(namespace, `net.ipv4.conf.${link.name}.route_localnet`) === 1));
   const route: Route = {
-    family: 'ipv4', type: isLoopback ? 'local' : 'unicast', destination: { address: query.destination.text, prefixLength: 32 }, gateway: null, device: link.name,
+    family: 'ipv4', type: 'unicast', destination: { address: query.destination.text, prefixLength: 32 }, gateway: null, device: link.name,
     preferredSource: own?.address ?? selectAnyAddress(namespace)?.text ?? null, table: MAIN_TABLE, metric: 0, scope: 'link',
   };
   return isLoopback ? { kind: 'local', route } : { kind: 'unicast', route, device: link.name, nextHop: query.destination };

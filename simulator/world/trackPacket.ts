@@ -5,7 +5,6 @@ import type { ConnectionTracker, FoundConnection, Zone } from './conntrack.ts';
 import { Connection, DEFAULT_ZONE } from './conntrack.ts';
 import type { HookContext, PacketVerdict, WorldPacket } from './hooks.ts';
 import { areFlagsValid, firstTcpState, nextTcpState } from './tcpState.ts';
-import type { Tuple } from './tuple.ts';
 import { invertTuple, tupleOf, writeTuple } from './tuple.ts';
 import { readSysctl } from './world.ts';
 
@@ -51,7 +50,7 @@ export function confirmConnection(context: HookContext, hook: Hook, packet: Worl
   }
   const { connection } = tracking;
   const { tracker } = context.state;
-  const clash = tracker.isTaken(connection.original, connection.zoneOf(false)) ? connection.original : tracker.isTaken(connection.reply, connection.zoneOf(true)) ? connection.reply : null;
+  const clash = tracker.isTaken(connection.original, connection, false) ? connection.original : tracker.isTaken(connection.reply, connection, true) ? connection.reply : null;
   const state = context.recorder === null ? null : packet.state();
   if (clash !== null) {
     const old = tracker.find(clash, connection.zoneOf(clash === connection.reply))?.connection.tcpState;
@@ -115,7 +114,7 @@ function look(context: HookContext, packet: WorldPacket): string | OpenQuestion 
   // A packet of the original direction is found in one zone, an answer in the other (nf_ct_zone_equal).
   const tuple = tupleOf(packet);
   for (let tries = 0; tries < 2; tries += 1) {
-    const found = findInZone(tracker, tuple, zone);
+    const found = tracker.findInZone(tuple, zone);
     if (found === undefined) {
       break;
     }
@@ -135,16 +134,6 @@ function look(context: HookContext, packet: WorldPacket): string | OpenQuestion 
   count(connection, packet, false);
   packet.tracking = { connection, isReply: false, state: 'NEW' };
   return 'conntrack has not seen this connection before: NEW.';
-}
-
-/** A zone that counts in one direction only leaves the other in zone 0 (nf_ct_zone_id). */
-function findInZone(tracker: ConnectionTracker, tuple: Tuple, zone: Zone): FoundConnection | undefined {
-  const found = tracker.find(tuple, zone.id);
-  if (zone.directions === 'both' || found?.isReply === (zone.directions === 'reply')) {
-    return found;
-  }
-  const inDefault = tracker.find(tuple, DEFAULT_ZONE.id);
-  return inDefault?.isReply === (zone.directions === 'original') ? inDefault : undefined;
 }
 
 /** What a packet of a known connection does to it; null where the connection is over and the packet begins another. */
@@ -216,7 +205,7 @@ function updateTcp(tracker: ConnectionTracker, packet: WorldPacket, connection: 
 function lookRelated(tracker: ConnectionTracker, packet: WorldPacket, zone: Zone): string {
   const { about } = packet;
   const inverted = about === null ? undefined : invertTuple(tupleOf(about));
-  const found = inverted === undefined ? undefined : findInZone(tracker, inverted, zone);
+  const found = inverted === undefined ? undefined : tracker.findInZone(inverted, zone);
   if (found === undefined) {
     return 'conntrack knows no connection that this error could be about: INVALID.';
   }
