@@ -116,3 +116,13 @@ test('no text makes the reader throw, and what it prints reads the same again', 
     { numRuns: 3_000, seed: 7 },
   );
 });
+
+test('a table that comes again begins anew, but for its policies under legacy', () => {
+  const text = '*filter\n:FORWARD DROP [7:41]\n-A INPUT -j LOG\nCOMMIT\n*filter\n-A INPUT -j DROP\nCOMMIT\n';
+  for (const [backend, policy] of [['nft', 'ACCEPT'], ['legacy', 'DROP']] as const) {
+    assert.equal(
+      writeRuleSet(readRuleSet(text, { backend }), { counters: false }).replaceAll(/^#.*\n/gm, ''),
+      `*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ${policy} [0:0]\n:OUTPUT ACCEPT [0:0]\n-A INPUT -j DROP\nCOMMIT\n`,
+    );
+  }
+});

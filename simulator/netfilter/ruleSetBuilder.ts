@@ -93,10 +93,12 @@ export class RuleSetBuilder {
     }
   }
 
-  /** Gives a table to change; `flush` empties it before, as iptables-restore does. */
+  /** Gives a table to change; `flush` empties it before, as iptables-restore does: that of legacy leaves its policies. */
   openTable(name: TableName, flush: boolean): TableName {
-    if (flush || !this.#tables.has(name)) {
-      this.#tables.set(name, { name, chains: new Map(), constraints: new Map() });
+    const known = this.#tables.get(name);
+    if (flush || known === undefined) {
+      const kept = this.#backend === 'legacy' && known !== undefined ? [...known.chains.values()].filter((chain) => isBuiltIn(name, chain.name)) : [];
+      this.#tables.set(name, { name, chains: new Map(kept.map((chain) => [chain.name, { ...chain, rules: [] }])), constraints: new Map() });
     }
     return name;
   }
