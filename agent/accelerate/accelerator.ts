@@ -18,7 +18,7 @@ import { createIntrospection } from '../libbpf/introspection.ts';
 import type { Libbpf } from '../libbpf/library.ts';
 import { openLibbpf } from '../libbpf/library.ts';
 import { describeProgram } from './attachError.ts';
-import { Datapath } from './datapath.ts';
+import { Datapath, UNSEEN_MILLISECONDS } from './datapath.ts';
 import type { DatapathOptions } from './datapath.ts';
 import { heldError, KEPT_FOLDER, listSetNames, lockKeptFolder, makeKeptFolder } from './keptFolder.ts';
 import type { LockedFolder } from './keptFolder.ts';
@@ -32,7 +32,8 @@ export const DEFAULT_UNREAD_LIMIT = 1024n * 1024n;
 const DEFAULT_EVENT_LIMIT = 500;
 /** How long the end waits for connections that are just being opened; normally it takes a few milliseconds. */
 const PENDING_MILLISECONDS = 1_000;
-const PENDING_STEP_MILLISECONDS = 10;
+/** Timers count whole milliseconds: one may be over before its time. */
+const PENDING_STEP_MILLISECONDS = UNSEEN_MILLISECONDS + 1;
 /** How often pods that are leaving are looked at, at first and at most; and cgroups of pods that are on. */
 const FIRST_UPKEEP_MILLISECONDS = 25;
 const UPKEEP_MILLISECONDS = 1_000;

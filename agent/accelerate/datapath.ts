@@ -66,7 +66,7 @@ const SHARED_MAPS: readonly (readonly [map: string, structure: string])[] = [
   ['socket_creators', 'socket_creator'],
 ];
 /** Between a rewrite and its SYN, a connection is nowhere to be seen. */
-const UNSEEN_MILLISECONDS = 10;
+export const UNSEEN_MILLISECONDS = 10;
 /** How long an answer of a resolver may take: then those who asked ask again (resolv.conf(5), `timeout`). */
 const ANSWER_MILLISECONDS = 5_000;
 
