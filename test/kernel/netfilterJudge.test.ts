@@ -11,8 +11,8 @@ import { readRuleSetFile } from '../netfilterJudge/ruleSetFile.ts';
 import { findCommand, missingForKernel } from '../requirements.ts';
 
 /**
- * The simulator before its judge: random rule sets, worlds and packets, another lot at each run, and the rule sets of
- * real people and of Istio with packets made of their own constants.
+ * The simulator before its judge: random rule sets, worlds and packets, and the rule sets of real people and of Istio with
+ * packets made of their own constants.
  */
 
 const BACKENDS = ['nft', 'legacy'] as const;
@@ -20,8 +20,8 @@ const BACKENDS = ['nft', 'legacy'] as const;
 const RANDOM_FLOWS = 2_000;
 const RANDOM_WORLDS_OF_SOURCES = 6;
 const FLOWS_PER_RULE_SET = 200;
-/** Another one at each run, which tells it. */
-const SEED = Number(process.env['MESHPATH_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
+/** The same lot at each run, so that a run that fails fails again; `npm run fuzz:netfilter` goes on with others. */
+const SEED = Number(process.env['MESHPATH_SEED'] ?? 713);
 const DATA = join(import.meta.dirname, '../../../shared/data');
 
 function assertNothingFound(tally: Tally): void {
