@@ -24,6 +24,7 @@ const buildPackages = [
 const testPackages = [
   { names: ['iptables'], commands: ['iptables'] },
   { names: ['nftables'], commands: ['nft'] },
+  { names: ['ipset'], commands: ['ipset'] },
   { names: ['conntrack'], commands: ['conntrack'] },
   { names: ['iproute2'], commands: ['ip'] },
   { names: ['util-linux'], commands: ['setpriv'] },

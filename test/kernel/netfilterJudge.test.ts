@@ -29,7 +29,7 @@ function assertNothingFound(tally: Tally): void {
   assert.equal(tally.found.length, 0, `the simulator differs from the kernel (again: MESHPATH_SEED=${SEED}):\n${described}`);
 }
 
-const missingProgram = findCommand('nft') === undefined ? 'needs nft (Debian package nftables)' : findCommand('ipset') === undefined ? 'needs ipset' : false;
+const missingProgram = findCommand('nft') === undefined ? 'needs nft (Debian package nftables)' : findCommand('ipset') === undefined ? 'needs ipset (Debian package ipset)' : false;
 const missing = missingForKernel() === false ? missingProgram : missingForKernel();
 
 for (const backend of BACKENDS) {
