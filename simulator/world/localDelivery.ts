@@ -189,8 +189,9 @@ function deliverIcmp(context: HookContext, packet: WorldPacket): Delivery {
   const { namespace, state } = context;
   const kernel = (reason: string, answers: readonly Answer[] = []): Delivery => ({ taker: { kind: 'kernel' }, reason, answers });
   const [request, reply] = packet.isIpv4 ? [8, 0] : [128, 129];
-  if (packet.icmpType === request || (packet.isIpv4 && packet.icmpType === 13 && packet.payload >= TIMESTAMP_BYTES)) {
-    const ignored = readSysctl(namespace, packet.isIpv4 ? 'net.ipv4.icmp_echo_ignore_all' : 'net.ipv6.icmp.echo_ignore_all') === 1 || (isMany(packet.destination) && packet.isIpv4);
+  const isEcho = packet.icmpType === request;
+  if (isEcho || (packet.isIpv4 && packet.icmpType === 13 && packet.payload >= TIMESTAMP_BYTES)) {
+    const ignored = (isEcho && readSysctl(namespace, packet.isIpv4 ? 'net.ipv4.icmp_echo_ignore_all' : 'net.ipv6.icmp.echo_ignore_all') === 1) || (isMany(packet.destination) && packet.isIpv4);
     return ignored ? kernel('The kernel ignores this echo request.') : kernel('The kernel answers the echo request.', listed(echoReply(namespace, packet)));
   }
   if (packet.icmpType === reply) {

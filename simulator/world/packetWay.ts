@@ -16,7 +16,7 @@ import type { RouteDecision } from './routing.ts';
 import { familyOf, findRoute, findStrictRoute, writeRoute } from './routing.ts';
 import type { Simulation } from './simulation.ts';
 import type { FoundSocket } from './sockets.ts';
-import { describeOwner } from './sockets.ts';
+import { describeOwner, hasConnections } from './sockets.ts';
 import type { TraceRecorder } from './traceRecorder.ts';
 import type { WorldNamespace } from './world.ts';
 import { findLink, readSysctl } from './world.ts';
@@ -528,10 +528,6 @@ export class PacketWay {
     this.#recorder.enterPhase(phase);
     return step;
   }
-}
-
-function hasConnections(protocol: number): boolean {
-  return protocol === PROTOCOL.tcp || protocol === PROTOCOL.udp;
 }
 
 /** What a link layer would have sent a packet as, by where it goes. */

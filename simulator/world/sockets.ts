@@ -127,6 +127,11 @@ export class SocketTable {
   }
 }
 
+/** Says whether sockets of a protocol are connected to a peer, by whose packets they are found. */
+export function hasConnections(protocol: number): boolean {
+  return protocol === PROTOCOL.tcp || protocol === PROTOCOL.udp;
+}
+
 /** Names a socket's owner for people: `envoy in pod-a`. The names are untrusted text. */
 export function describeOwner(namespace: WorldNamespace, socket: Pick<SocketInfo, 'owner' | 'uid'>): string {
   return `${socket.owner?.command ?? `user ${socket.uid}`} in ${namespace.title}`;

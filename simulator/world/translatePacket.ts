@@ -1,5 +1,6 @@
 import type { Hook } from '../../agent/protocol/trace.ts';
 import type { Address } from '../netfilter/address.ts';
+import type { PacketTracking } from '../netfilter/packet.ts';
 import { PROTOCOL, hasPorts } from '../netfilter/protocolNumbers.ts';
 import type { NatTarget } from '../netfilter/traverseTable.ts';
 import type { Connection } from './conntrack.ts';
@@ -8,12 +9,16 @@ import { reroute, runTable, tablesAt } from './hooks.ts';
 import type { NatChoice, NatSide } from './nat.ts';
 import { NULL_CHOICE, bindConnection } from './nat.ts';
 import { addressOfNatTarget, natChoice } from './natChoice.ts';
+import type { FoundSocket } from './sockets.ts';
+import { hasConnections } from './sockets.ts';
 import { connectionPlace } from './trackPacket.ts';
 import type { Tuple } from './tuple.ts';
 import { endpointsOf, invertKnownTuple, sameEndpoint, writeEndpoint } from './tuple.ts';
 import { tablesNamed } from './world.ts';
 
 const ACCEPT: PacketVerdict = { kind: 'accept' };
+
+type Tracking = PacketTracking<Connection>;
 
 /**
  * NAT at one hook (net/netfilter/nf_nat_core.c, nf_nat_inet_fn): the rules are asked once for each connection and each
@@ -25,6 +30,26 @@ export function translatePacket(context: HookContext, hook: Hook, packet: WorldP
   if (tracking === null || tablesNamed(context.rules, 'nat').length === 0) {
     return ACCEPT;
   }
+  const { source } = packet;
+  const verdict = translate(context, hook, packet, tracking);
+  if (hook === 'INPUT' && verdict.kind === 'accept') {
+    releaseSocket(packet, tracking, source);
+  }
+  return verdict;
+}
+
+/** A socket that was found by what the packet was before NAT of INPUT does not get it, unless it is transparent (nf_nat_proto.c, nf_nat_ipv4_local_in and nf_nat_ipv6_local_in). */
+function releaseSocket(packet: WorldPacket, { connection, isReply }: Tracking, before: Address): void {
+  const found = packet.assigned as FoundSocket | null;
+  if (found?.kind !== 'open' || found.socket.isTransparent === true) {
+    return;
+  }
+  if (!packet.source.equals(before) || (!isReply && hasConnections(packet.protocol) && connection.reply.destinationPort !== found.socket.remote.port)) {
+    packet.assigned = null;
+  }
+}
+
+function translate(context: HookContext, hook: Hook, packet: WorldPacket, tracking: Tracking): PacketVerdict {
   const { connection } = tracking;
   const side: NatSide = hook === 'INPUT' || hook === 'POSTROUTING' ? 'source' : 'destination';
   if (tracking.state === 'RELATED' && (packet.protocol === PROTOCOL.icmp || packet.protocol === PROTOCOL.icmpv6)) {

@@ -29,6 +29,8 @@ const IP_TRANSPARENT = 19;
 const IPV6_TRANSPARENT = 75;
 const IPV6_V6ONLY = 26;
 const TCP_INFO = 11;
+/** tcpi_unacked (include/uapi/linux/tcp.h): segments that the other end has not acknowledged. */
+const UNACKNOWLEDGED_OFFSET = 24;
 const TCP_QUICKACK = 12;
 /** In repair mode close(2) sends nothing: a connection that was looked at disappears without a packet. */
 const TCP_REPAIR = 19;
@@ -128,6 +130,9 @@ export class KernelDriver {
         }
         flushAcknowledgements(ends);
         passages.push(...this.#takeAllPassages(isPatient));
+        if (hasUnacknowledged(ends)) {
+          break;
+        }
       }
       if (stimulus.then.includes('resetClient') && ends.client < 0) {
         client = null;
@@ -372,6 +377,14 @@ function flushAcknowledgements({ client, server }: Ends): void {
   for (const fd of [client, server]) {
     setOption(fd, IPPROTO_TCP, TCP_QUICKACK, 1);
   }
+}
+
+/** What was not acknowledged is sent again, and what is small waits for it: nothing more is said then. */
+function hasUnacknowledged({ client, server }: Ends): boolean {
+  return [client, server].some((fd) => {
+    const info = readOption(fd, IPPROTO_TCP, TCP_INFO, UNACKNOWLEDGED_OFFSET + 4);
+    return info !== null && new DataView(info.buffer, info.byteOffset).getUint32(UNACKNOWLEDGED_OFFSET, true) > 0;
+  });
 }
 
 function readError(fd: number): number {

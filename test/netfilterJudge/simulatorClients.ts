@@ -42,7 +42,10 @@ export function runConnect(simulation: Simulation, recorder: TraceRecorder, name
       const caused = converse(simulation, recorder, ends, step);
       journeys.push(...caused);
       const [first] = caused;
-      if (first === undefined || !isTaken(first.end) || step === 'resetClient' || step === 'resetServer') {
+      const { namespace: sender, socket } = step === 'send' || step === 'finClient' || step === 'resetClient' ? ends.client : ends.server;
+      const isAcknowledged = caused.some(({ end }) => isTaken(end) && end.namespace === sender && end.packet.transport.kind === 'tcp' && isOwn(end, socket) && end.packet.transport.flags.includes('ACK'));
+      // What is not acknowledged is sent again, and what is small waits for it: the driver says nothing more then.
+      if (first === undefined || !isTaken(first.end) || !isAcknowledged) {
         break;
       }
     }
