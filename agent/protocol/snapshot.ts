@@ -63,6 +63,8 @@ export interface NetworkLink {
   /** For veth: where the other end is, as far as it is known. */
   readonly peer: { readonly namespace: NamespaceId | null; readonly index: number } | null;
   readonly addresses: readonly InterfaceAddress[];
+  /** Multicast groups that programs have joined there (`ip maddr`); left out where they are not known. */
+  readonly groups?: readonly IpAddress[];
 }
 
 export interface InterfaceAddress {

@@ -116,3 +116,8 @@ export function prefixTest(network: Network): (address: Address) => boolean {
   const v3 = base.w3 & m3;
   return (address) => (address.w0 & m0) === v0 && (address.w1 & m1) === v1 && (address.w2 & m2) === v2 && (address.w3 & m3) === v3 && !address.isIpv4;
 }
+
+/** Says whether an address stands for many: multicast, or the broadcast to everyone. */
+export function isMany(address: Address): boolean {
+  return address.isIpv4 ? address.w0 === -1 || (address.w0 >>> 28) === 0xe : (address.w0 >>> 24) === 0xff;
+}

@@ -88,12 +88,12 @@ export class Packet<Connection extends ConnectionView = ConnectionView> {
   moreFragments = false;
   macSource: string | null = null;
   packetType: 'unicast' | 'broadcast' | 'multicast' | 'otherhost' = 'unicast';
+  /** The kind of route that it has (rt_type). Over lo it keeps that of who sent it. */
+  routeType = 'local';
   inInterface: string | null = null;
   outInterface: string | null = null;
   /** The device that sockets take it to have come by: over lo it is that of the address that it goes to. */
   socketDevice: string | null = null;
-  /** Whether routing knows it for this machine's own; not so where a socket that is bound to lo sends what no route leads to. */
-  isRoutedHere = true;
   mark = 0;
   socket: PacketSocket | null = null;
   /** What TPROXY assigned: an opaque handle of a socket. */
@@ -133,6 +133,11 @@ export class Packet<Connection extends ConnectionView = ConnectionView> {
   /** Whether the header of the transport is in this packet: later fragments have none. */
   get hasTransport(): boolean {
     return this.fragmentOffset === 0;
+  }
+
+  /** Whether routing has found that it goes to many. */
+  get isForMany(): boolean {
+    return this.routeType === 'broadcast' || this.routeType === 'multicast';
   }
 
   /** The state as `-m conntrack --ctstate` sees it; null before conntrack looked. */

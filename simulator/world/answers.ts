@@ -1,4 +1,4 @@
-import { Address } from '../netfilter/address.ts';
+import { Address, isMany } from '../netfilter/address.ts';
 import { Packet, TCP_FLAG_BITS, isIcmpError } from '../netfilter/packet.ts';
 import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
 import type { WorldPacket } from './hooks.ts';
@@ -59,7 +59,7 @@ export function rejectAnswer(namespace: WorldNamespace, packet: WorldPacket, kin
 
 /** nf_send_reset: a segment in the other direction, which carries the connection as RELATED and closes it (nf_conntrack_tcp_set_closing). */
 function rejectReset(namespace: WorldNamespace, packet: WorldPacket): Answer | null {
-  if ((packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0 || !packet.hasTransport || isMany(packet.destination)) {
+  if ((packet.tcpFlags & TCP_FLAG_BITS.RST) !== 0 || !packet.hasTransport || isMany(packet.destination) || packet.isForMany) {
     return null;
   }
   const answer = turnedRound(packet);
@@ -132,7 +132,17 @@ export function echoReply(namespace: WorldNamespace, packet: WorldPacket): Answe
   answer.tos = packet.tos;
   answer.mark = reflectedMark(namespace, packet);
   answer.socket = KERNEL_SOCKET;
-  return withRoute(namespace, answer, packet.inInterface, false);
+  if (!isMany(packet.destination)) {
+    return withRoute(namespace, answer, packet.inInterface, false);
+  }
+  // The way out chooses the address of what answers for many.
+  const route = findRoute(namespace, { destination: answer.destination, source: null, mark: answer.mark, inInterface: 'lo', outInterface: packet.inInterface });
+  const source = route.kind === 'local' || route.kind === 'unicast' ? selectSource(namespace, route, answer.destination) : null;
+  if (source === null || (route.kind !== 'local' && route.kind !== 'unicast')) {
+    return null;
+  }
+  answer.source = source;
+  return { packet: answer, route };
 }
 
 /**
@@ -162,7 +172,7 @@ function byStrictDevice(namespace: WorldNamespace, inInterface: string | null, a
 export function icmpError(namespace: WorldNamespace, packet: WorldPacket, [type, code]: readonly [number, number], wanted: Address | null): Answer | null {
   const source = packet.isIpv4 ? wanted : isOwnSeenFrom(namespace, packet.inInterface ?? 'lo', packet.destination) ? packet.destination : null;
   const isFromNowhere = packet.source.w0 === 0 && packet.source.w1 === 0 && packet.source.w2 === 0 && packet.source.w3 === 0;
-  if (isIcmpError(packet.protocol, packet.icmpType) || !packet.hasTransport || isMany(packet.destination) || isMany(packet.source) || isFromNowhere || packet.packetType !== 'unicast') {
+  if (isIcmpError(packet.protocol, packet.icmpType) || !packet.hasTransport || isMany(packet.destination) || isMany(packet.source) || isFromNowhere || packet.packetType !== 'unicast' || packet.isForMany) {
     return null;
   }
   // While the kernel sends ICMP itself it cannot send another about it (icmp_xmit_lock).
@@ -212,11 +222,6 @@ function routeBack(namespace: WorldNamespace, inInterface: string | null, query:
 /** Says whether an address is ::1. */
 export function isIpv6Loopback(address: Address): boolean {
   return !address.isIpv4 && address.w0 === 0 && address.w1 === 0 && address.w2 === 0 && address.w3 === 1;
-}
-
-/** Says whether an address stands for many: multicast, or the broadcast to everyone. */
-export function isMany(address: Address): boolean {
-  return address.isIpv4 ? address.w0 === -1 || (address.w0 >>> 28) === 0xe : (address.w0 >>> 24) === 0xff;
 }
 
 function resetFlags(packet: WorldPacket): number {

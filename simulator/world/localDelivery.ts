@@ -2,7 +2,7 @@ import type { Endpoint } from '../../agent/protocol/scalars.ts';
 import { TCP_FLAG_BITS, isIcmpError } from '../netfilter/packet.ts';
 import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
 import type { Answer } from './answers.ts';
-import { ICMP_ERRORS, connectionAnswer, echoReply, icmpError, isMany, tcpAnswer, tcpReset } from './answers.ts';
+import { ICMP_ERRORS, connectionAnswer, echoReply, icmpError, tcpAnswer, tcpReset } from './answers.ts';
 import type { HookContext, WorldPacket } from './hooks.ts';
 import type { FoundSocket, OpenSocket, SocketAddress } from './sockets.ts';
 import { describeOwner, openedInfo, ownerOf } from './sockets.ts';
@@ -56,9 +56,13 @@ export function originalDestination(context: Pick<HookContext, 'state'>, protoco
 function deliverTcp(context: HookContext, packet: WorldPacket): Delivery {
   const found = findSocket(context, packet);
   const flags = packet.tcpFlags;
+  // net/ipv4/tcp_ipv4.c, tcp_v4_rcv, tcp_v4_send_reset and tcp_v4_conn_request: a listening socket answers what came as if it were for this host alone, unless it opens a connection.
+  if (packet.packetType !== 'unicast' || (packet.isForMany && (flags & (SYN | ACK)) === SYN)) {
+    return { taker: null, reason: 'TCP takes nothing that is sent to many', answers: [] };
+  }
   if (found === undefined) {
-    // What no route knows for its own is not answered (net/ipv4/tcp_ipv4.c, tcp_v4_send_reset).
-    const reset = packet.isRoutedHere ? tcpReset(context.namespace, packet) : null;
+    // What a socket that is bound to lo sends to another address comes here by no route to this host: nobody answers it (tcp_v4_send_reset).
+    const reset = packet.isIpv4 && packet.routeType !== 'local' ? null : tcpReset(context.namespace, packet);
     return { taker: null, reason: `nothing listens on ${writeEndpoint(endpointsOf(tupleOf(packet)).destination)} in ${context.namespace.title}`, answers: listed(reset) };
   }
   if (found.kind === 'open') {
@@ -188,10 +192,16 @@ function deliverUdp(context: HookContext, packet: WorldPacket): Delivery {
 function deliverIcmp(context: HookContext, packet: WorldPacket): Delivery {
   const { namespace, state } = context;
   const kernel = (reason: string, answers: readonly Answer[] = []): Delivery => ({ taker: { kind: 'kernel' }, reason, answers });
+  if (packet.isIpv4 && packet.isForMany) {
+    // net/ipv4/icmp.c, icmp_rcv.
+    return readSysctl(namespace, 'net.ipv4.icmp_echo_ignore_broadcasts') === 0 && packet.icmpType === 8
+      ? { ...kernel('It is not modelled which address answers.'), dependsOn: `which address of ${namespace.title} answers an echo request to ${packet.destination.text}` }
+      : kernel('The kernel ignores ICMP that is sent to many.');
+  }
   const [request, reply] = packet.isIpv4 ? [8, 0] : [128, 129];
   const isEcho = packet.icmpType === request;
   if (isEcho || (packet.isIpv4 && packet.icmpType === 13 && packet.payload >= TIMESTAMP_BYTES)) {
-    const ignored = (isEcho && readSysctl(namespace, packet.isIpv4 ? 'net.ipv4.icmp_echo_ignore_all' : 'net.ipv6.icmp.echo_ignore_all') === 1) || (isMany(packet.destination) && packet.isIpv4);
+    const ignored = isEcho && readSysctl(namespace, packet.isIpv4 ? 'net.ipv4.icmp_echo_ignore_all' : 'net.ipv6.icmp.echo_ignore_all') === 1;
     return ignored ? kernel('The kernel ignores this echo request.') : kernel('The kernel answers the echo request.', listed(echoReply(namespace, packet)));
   }
   if (packet.icmpType === reply) {

@@ -1,5 +1,5 @@
 import type { Hook } from '../../agent/protocol/trace.ts';
-import { Address } from '../netfilter/address.ts';
+import { Address, isMany } from '../netfilter/address.ts';
 import type { CountedConnection, Known, MatchEnvironment, SocketFacts } from '../netfilter/matchEnvironment.ts';
 import { changeSet } from '../netfilter/changeSet.ts';
 import { POISONED } from '../netfilter/matchState.ts';
@@ -61,12 +61,13 @@ export class NamespaceEnvironment implements MatchEnvironment {
     if (inInterface === null || findLink(this.namespace, inInterface)?.kind === 'loopback') {
       return true;
     }
-    const isZero = source.w0 === 0 && source.w1 === 0 && source.w2 === 0 && source.w3 === 0;
-    if (isZero && packet.isIpv4) {
-      const first = destination.w0 >>> 24;
-      return destination.w0 === -1 || (first >= 224 && first < 240);
+    const isLimited = destination.w0 === -1 || destination.w0 >>> 8 === 0xe0_0000;
+    if ((source.w0 | source.w1 | source.w2 | source.w3) === 0 && (isLimited || !packet.isIpv4)) {
+      return true;
     }
-    const back = findRoute(this.namespace, { destination: source, source: destination, mark: options.validMark ? packet.mark : 0, inInterface: packet.isIpv4 ? 'lo' : inInterface, outInterface: options.loose || packet.isIpv4 ? null : inInterface });
+    // ipt_rpfilter.c, rpfilter_get_saddr; ip6t_rpfilter.c, rpfilter_addr_unicast.
+    const towards = isMany(destination) ? null : destination;
+    const back = findRoute(this.namespace, { destination: source, source: towards, mark: options.validMark ? packet.mark : 0, inInterface: packet.isIpv4 ? 'lo' : inInterface, outInterface: options.loose || packet.isIpv4 ? null : inInterface });
     switch (back.kind) {
       case 'unknown':
         return null;

@@ -23,7 +23,9 @@ export function addressOfNatTarget(context: HookContext, hook: Hook, packet: Wor
     }
     const addresses = (findLink(namespace, packet.inInterface ?? '')?.addresses ?? []).map(({ address }) => Address.of(address)).filter(({ isIpv4 }) => isIpv4 === packet.isIpv4);
     // A device has its IPv6 addresses by their scopes, the widest first (net/ipv6/addrconf.c, ipv6_link_dev_addr).
-    return (packet.isIpv4 ? undefined : addresses.find((address) => !isLinkLocal(address))) ?? addresses[0] ?? null;
+    const scope = packet.isIpv4 ? null : scopeOf(packet.destination);
+    const usable = scope === null ? addresses : addresses.filter((address) => scopeOf(address) === scope);
+    return (packet.isIpv4 ? undefined : usable.find((address) => !isLinkLocal(address))) ?? usable[0] ?? null;
   }
   if (target.kind === 'masquerade') {
     // net/netfilter/nf_nat_masquerade.c: a packet from nowhere is left alone.
@@ -35,6 +37,18 @@ export function addressOfNatTarget(context: HookContext, hook: Hook, packet: Wor
     return selectDeviceAddress(namespace, packet.outInterface ?? '', towards);
   }
   return undefined;
+}
+
+/** The scope of an IPv6 address where it is narrower than the world: REDIRECT then takes an address of the same one (nf_nat_redirect.c, nf_nat_redirect_ipv6_usable). */
+function scopeOf(address: Address): 'loopback' | 'link' | 'site' | null {
+  const { w0, w1, w2, w3 } = address;
+  if (w0 >>> 24 === 0xff) {
+    return (['loopback', 'link', null, null, 'site'] as const)[((w0 >>> 16) & 15) - 1] ?? null;
+  }
+  if (isLinkLocal(address) || w0 >>> 22 === 0x3fb) {
+    return isLinkLocal(address) ? 'link' : 'site';
+  }
+  return w0 === 0 && w1 === 0 && w2 === 0 && w3 === 1 ? 'loopback' : null;
 }
 
 /** Makes what NAT may choose from of a target; null where the target is not understood. */

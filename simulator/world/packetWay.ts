@@ -1,10 +1,12 @@
 import type { NetworkLink } from '../../agent/protocol/snapshot.ts';
 import type { Decision, Hook } from '../../agent/protocol/trace.ts';
 import type { Address } from '../netfilter/address.ts';
+import { isMany } from '../netfilter/address.ts';
 import { draftOf } from '../netfilter/packet.ts';
 import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
 import type { Answer } from './answers.ts';
-import { ICMP_ERRORS, icmpError, isIpv6LinkLocal, isIpv6Loopback, isMany, rejectAnswer } from './answers.ts';
+import { ICMP_ERRORS, icmpError, isIpv6LinkLocal, isIpv6Loopback, rejectAnswer } from './answers.ts';
+import { isInGroup } from './groups.ts';
 import type { HookContext, PacketVerdict, WorldPacket } from './hooks.ts';
 import { isHookUsed, runHook } from './hooks.ts';
 import type { JourneyEnd, SocketView, Transmission } from './journey.ts';
@@ -64,6 +66,7 @@ export class PacketWay {
     }
     const context = this.#context(namespace, route);
     this.#packet.outInterface = route.kind === 'local' ? 'lo' : route.device;
+    this.#packet.routeType = route.route.type;
     return this.#result(this.#run(context, 'OUTPUT') ?? this.#leave(context, MAX_HOPS));
   }
 
@@ -136,9 +139,9 @@ export class PacketWay {
     }
     const device = route.kind === 'local' ? 'lo' : route.device;
     packet.outInterface = device;
+    packet.routeType = route.route.type;
     // net/ipv4/route.c, __mkroute_output (rt_iif); net/ipv6/ip6_input.c, ip6_rcv_core.
     packet.socketDevice = route.kind === 'local' ? route.route.device : null;
-    packet.isRoutedHere = route.kind !== 'local' || route.route.type !== 'unicast';
     const stopped = this.#run(context, 'POSTROUTING');
     if (stopped !== null) {
       return stopped;
@@ -264,10 +267,10 @@ export class PacketWay {
     const packet = this.#packet;
     packet.inInterface = link.name;
     packet.socketDevice = link.name;
-    packet.isRoutedHere = true;
     packet.outInterface = null;
     const context = this.#context(namespace, null);
-    packet.packetType = packetTypeOf(context, packet.destination);
+    packet.packetType = packetTypeOf(context, packet.destination, link.name);
+    packet.routeType = 'local';
     if (!link.up) {
       return { kind: 'dropped', namespace: namespace.id, reason: `the device ${link.name} is down`, step: this.#device(namespace, link.name, { kind: 'verdict', verdict: 'DROP' }, `The packet is dropped: ${link.name} is down.`) };
     }
@@ -279,6 +282,10 @@ export class PacketWay {
       if (isMany(packet.source)) {
         return this.#martian(namespace, `its source ${packet.source.text} is multicast`);
       }
+      const scope = isMany(packet.destination) ? (packet.destination.w0 >>> 16) & 15 : null;
+      if (scope === 0 || (scope === 1 && link.kind !== 'loopback')) {
+        return this.#martian(namespace, `what is sent to ${packet.destination.text} must not come over a wire (RFC 4291, 2.7)`);
+      }
     }
     return this.#run(context, 'PREROUTING') ?? this.#routeIn(context, link, hopsLeft);
   }
@@ -287,6 +294,9 @@ export class PacketWay {
   #routeIn(context: HookContext, link: NetworkLink, hopsLeft: number): JourneyEnd {
     const { namespace } = context;
     const packet = this.#packet;
+    if (isMany(packet.destination)) {
+      return this.#takeForMany(context, link);
+    }
     const stopped = packet.isIpv4 ? this.#checkAddresses(namespace, link) : null;
     if (stopped !== null) {
       return stopped;
@@ -312,20 +322,60 @@ export class PacketWay {
       return { kind: 'dropped', namespace: namespace.id, reason, step: this.#routing(namespace, null, { kind: 'verdict', verdict: 'DROP' }, `The packet is dropped: ${reason}.`) };
     }
     if (packet.isIpv4) {
-      const martian = this.#checkSource(namespace, link, route.kind === 'unicast' ? route.device : 'lo');
+      const martian = this.#checkSource(namespace, link, route.kind === 'many' ? null : packet.destination, route.kind === 'unicast' ? route.device : 'lo');
       if (martian !== null) {
         return martian;
       }
     }
     if (route.kind === 'local') {
+      packet.routeType = 'local';
       this.#routing(namespace, route, { kind: 'route', device: 'lo', local: true }, `${packet.destination.text} belongs to ${namespace.title}: the packet goes to its sockets.`);
       return this.#deliver(context);
     }
     if (route.kind === 'many') {
-      this.#routing(namespace, null, { kind: 'route', device: link.name, local: true }, `${packet.destination.text} stands for many: the packet goes to the sockets here that want it.`);
-      return this.#deliver(context);
+      return this.#deliverToMany(context, link);
     }
     return this.#forward(context, link, route, hopsLeft);
+  }
+
+  /** What goes to a group that this namespace is in, or to everybody on the link, goes to its sockets; none of it is forwarded (net/ipv4/route.c, ip_route_input_rcu; net/ipv6/ip6_input.c, ip6_mc_input). */
+  #takeForMany(context: HookContext, link: NetworkLink): JourneyEnd {
+    const { namespace } = context;
+    const { source, destination, isIpv4, protocol } = this.#packet;
+    const isBroadcast = isIpv4 && destination.w0 === -1;
+    if (!isIpv4) {
+      const route = findStrictRoute(namespace, { destination, source, mark: this.#packet.mark, inInterface: link.name }, link.name);
+      if (route.kind === 'unknown') {
+        return this.#unknownRoute(namespace, route.dependsOn);
+      }
+      if (route.kind === 'refuse') {
+        return this.#refuse(namespace, route, forwards(namespace, link, false));
+      }
+    } else if (source.w0 === 0) {
+      if (!isBroadcast && destination.w0 >>> 8 !== 0xe0_0000 && protocol !== PROTOCOL.igmp) {
+        return this.#martian(namespace, `${source.text} is no address of a host (martian)`);
+      }
+    } else {
+      const stopped = this.#checkAddresses(namespace, link) ?? this.#checkSource(namespace, link, null, 'lo');
+      if (stopped !== null) {
+        return stopped;
+      }
+    }
+    const isTaken = isBroadcast || isInGroup(namespace, link, destination);
+    if (isTaken === null) {
+      return this.#unknownRoute(namespace, `whether a program of ${namespace.title} has joined the group ${destination.text} at ${link.name}`);
+    }
+    if (!isTaken) {
+      const reason = `nobody in ${namespace.title} has joined the group ${destination.text} at ${link.name}`;
+      return { kind: 'dropped', namespace: namespace.id, reason, step: this.#routing(namespace, null, { kind: 'verdict', verdict: 'DROP' }, `The packet is dropped: ${reason}.`) };
+    }
+    return this.#deliverToMany(context, link);
+  }
+
+  #deliverToMany(context: HookContext, link: NetworkLink): JourneyEnd {
+    this.#packet.routeType = this.#packet.isIpv4 && !isMany(this.#packet.destination) ? 'broadcast' : 'multicast';
+    this.#routing(context.namespace, null, { kind: 'route', device: link.name, local: true }, `${this.#packet.destination.text} stands for many: the packet goes to the sockets here that want it.`);
+    return this.#deliver(context);
   }
 
   /**
@@ -456,7 +506,7 @@ export class PacketWay {
   }
 
   /** The reverse path, looked up as if the answer came by the device that the packet leaves by (net/ipv4/fib_frontend.c, fib_validate_source). */
-  #checkSource(namespace: WorldNamespace, link: NetworkLink, leavesBy: string): JourneyEnd | null {
+  #checkSource(namespace: WorldNamespace, link: NetworkLink, towards: Address | null, leavesBy: string): JourneyEnd | null {
     const packet = this.#packet;
     const setting = (name: string): number | null => maxOf(readSysctl(namespace, `net.ipv4.conf.all.${name}`), readSysctl(namespace, `net.ipv4.conf.${link.name}.${name}`));
     if (packet.source.w0 === 0) {
@@ -471,7 +521,7 @@ export class PacketWay {
     if (filter === 0 && (acceptsLocal || !(routes.hasCustomLocalRoutes || routes.hasCustomRules))) {
       return acceptsLocal || !namespace.ownAddresses.has(packet.source.text) ? null : this.#ownSource(namespace);
     }
-    const back = findRoute(namespace, { destination: packet.source, source: packet.destination, mark: setting('src_valid_mark') === 1 ? packet.mark : 0, inInterface: leavesBy });
+    const back = findRoute(namespace, { destination: packet.source, source: towards, mark: setting('src_valid_mark') === 1 ? packet.mark : 0, inInterface: leavesBy });
     if (back.kind === 'unknown') {
       return this.#unknownRoute(namespace, back.dependsOn);
     }
@@ -531,14 +581,14 @@ export class PacketWay {
 }
 
 /** What a link layer would have sent a packet as, by where it goes. */
-function packetTypeOf(context: HookContext, destination: Address): WorldPacket['packetType'] {
+function packetTypeOf(context: HookContext, destination: Address, device: string): WorldPacket['packetType'] {
   if (!destination.isIpv4) {
     return destination.w0 >>> 24 === 0xff ? 'multicast' : 'unicast';
   }
   if (destination.w0 >>> 28 === 0xe) {
     return 'multicast';
   }
-  return context.environment.addressType(destination, null) === 'BROADCAST' ? 'broadcast' : 'unicast';
+  return context.environment.addressType(destination, device) === 'BROADCAST' ? 'broadcast' : 'unicast';
 }
 
 /** Whether a namespace forwards what comes in by a link; null where the snapshot does not tell. */

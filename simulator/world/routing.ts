@@ -1,6 +1,6 @@
 import type { IpAddress } from '../../agent/protocol/scalars.ts';
 import type { InterfaceAddress, Route } from '../../agent/protocol/snapshot.ts';
-import { Address, prefixTest } from '../netfilter/address.ts';
+import { Address, isMany, prefixTest } from '../netfilter/address.ts';
 import type { CompiledRoutingRule } from './routingTables.ts';
 import type { FamilyRules, WorldNamespace } from './world.ts';
 import { findLink, readSysctl } from './world.ts';
@@ -72,6 +72,9 @@ export function findRoute(namespace: WorldNamespace, query: RouteQuery): RouteDe
  */
 export function findOutputRoute(namespace: WorldNamespace, query: RouteQuery, anySource: boolean): RouteDecision {
   const { source } = query;
+  if (query.destination.isIpv4 && isMany(query.destination)) {
+    return findWayToMany(namespace, query);
+  }
   if (source?.isIpv4 !== true || source.w0 === 0) {
     return findRouteBy(namespace, query);
   }
@@ -84,6 +87,26 @@ export function findOutputRoute(namespace: WorldNamespace, query: RouteQuery, an
   }
   const allowed = ['all', route.device].some((name) => readSysctl(namespace, `net.ipv4.conf.${name}.route_localnet`) === 1);
   return allowed ? route : { kind: 'refuse', errno: 'EINVAL', reason: `${source.text} must not leave by ${route.device} (net.ipv4.conf.${route.device}.route_localnet is off)`, table: null };
+}
+
+/**
+ * What is sent to many stays on one link: that of the device that the socket is bound to, or that has the sender's address, else the one that a
+ * route to it is by (net/ipv4/route.c, ip_route_output_key_hash_rcu).
+ */
+function findWayToMany(namespace: WorldNamespace, query: RouteQuery): RouteDecision {
+  const { source, destination } = query;
+  const owner = source === null || source.w0 === 0 ? undefined : namespace.state.links.find(({ addresses }) => addresses.some(({ address }) => address === source.text));
+  const given = findLink(namespace, query.outInterface ?? '') ?? owner;
+  const found = given === undefined ? findRoute(namespace, query) : undefined;
+  if (found?.kind === 'refuse' || found?.kind === 'unknown') {
+    return found;
+  }
+  const device = given?.name ?? (found === undefined || found.kind === 'local' ? 'lo' : found.device);
+  const route: Route = {
+    family: 'ipv4', type: destination.w0 === -1 ? 'broadcast' : 'multicast', destination: { address: destination.text, prefixLength: 32 }, gateway: null, device,
+    preferredSource: found?.route.preferredSource ?? null, table: LOCAL_TABLE, metric: 0, scope: 'link',
+  };
+  return { kind: 'many', route, device };
 }
 
 /** Of IPv4, what no route leads to by the device that a socket is bound to is taken to be its neighbour (net/ipv4/route.c, ip_route_output_key_hash_rcu). */

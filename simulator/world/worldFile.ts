@@ -4,6 +4,7 @@ import type { Endpoint, IpAddress } from '../../agent/protocol/scalars.ts';
 import { toPortNumber } from '../../agent/protocol/scalars.ts';
 import type { ConntrackEntry, ConntrackTuple, InterfaceAddress, NetworkLink, Route, RoutingRule, SocketInfo } from '../../agent/protocol/snapshot.ts';
 import type { DescribedWorld } from './describedWorld.ts';
+import { Address, isMany } from '../netfilter/address.ts';
 import { describeLink, describeSocket, networkOf } from './describedWorld.ts';
 import { JsonValue } from './jsonReader.ts';
 
@@ -18,7 +19,7 @@ const MAX_UINT32 = 0xffff_ffff;
 /**
  * Reads a world file: JSON that describes one network namespace, every member of which may be left out.
  *
- *     links      [{ name, kind, addresses: ["10.1.0.3/24"], up, mtu, mac, master }]
+ *     links      [{ name, kind, addresses: ["10.1.0.3/24"], groups: ["224.0.0.251"], up, mtu, mac, master }]
  *     routes     ["default via 10.1.0.1 dev eth0"], as ip route takes them
  *     rules      ["fwmark 0x1/0xf lookup 100"], as ip rule takes them
  *     sysctls    { "net.ipv4.ip_forward": 1 }
@@ -62,8 +63,16 @@ function parseJson(text: string): unknown {
   }
 }
 
+function readGroup(value: JsonValue): IpAddress {
+  const group = parseIpAddress(value.text());
+  if (group === undefined || !isMany(Address.of(group))) {
+    throw value.wrong('a multicast address such as 224.0.0.251 or ff02::fb');
+  }
+  return group;
+}
+
 function readLink(value: JsonValue, index: number): NetworkLink {
-  const { name, kind, addresses, up, mtu, mac, master } = value.members(['name', 'kind', 'addresses', 'up', 'mtu', 'mac', 'master']);
+  const { name, kind, addresses, groups, up, mtu, mac, master } = value.members(['name', 'kind', 'addresses', 'groups', 'up', 'mtu', 'mac', 'master']);
   const linkName = name.text();
   if (!/^[^\s/]{1,15}$/.test(linkName)) {
     throw name.wrong('the name of a network device: at most 15 characters without white space and slash');
@@ -91,6 +100,7 @@ function readLink(value: JsonValue, index: number): NetworkLink {
       }
       return { ...prefix, scope: linkKind === 'loopback' ? 'host' : prefix.address.startsWith('fe80:') ? 'link' : 'global' };
     }),
+    ...(groups.isMissing() ? {} : { groups: groups.items().map(readGroup) }),
   });
 }
 

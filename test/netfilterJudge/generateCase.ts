@@ -20,6 +20,9 @@ const ADDRESSES = {
     away: [ELSEWHERE.ipv4, '10.4.0.7', '10.9.0.9', FAR.ipv4],
     /** Only for packets of the node itself. */
     denied: ['10.5.0.7'],
+    many: ['255.255.255.255', '10.1.0.255', '10.2.0.255', '224.0.0.1', '224.0.0.251', '239.255.255.250'],
+    /** What has no address yet asks for one. */
+    nobody: ['0.0.0.0'],
     loopback: '127.0.0.1',
   },
   ipv6: {
@@ -28,6 +31,8 @@ const ADDRESSES = {
     node: [NODE.left6, NODE.right6, NODE.lan6],
     away: [ELSEWHERE.ipv6, 'fd09::9', FAR.ipv6],
     denied: [],
+    many: ['ff02::1', 'ff02::2', 'ff02::fb', 'ff02::1:ff00:1', 'ff05::c', 'ff01::1'],
+    nobody: [],
     loopback: '::1',
   },
 } as const;
@@ -61,12 +66,13 @@ function packet(family: Family, sources: readonly string[], destinations: readon
 
 function stimulus(choices: WorldChoices): fc.Arbitrary<Stimulus> {
   return fc.constantFrom<Family>('ipv4', 'ipv4', 'ipv6').chain((family) => {
-    const { left, right, node, away, denied, loopback } = ADDRESSES[family];
+    const { left, right, node, away, denied, many, nobody, loopback } = ADDRESSES[family];
     const anywhere = [...left, ...right, ...right, ...node, ...node, ...away, loopback];
     const arrive = (device: string, macSource: string, sources: readonly string[], destinations: readonly string[]): fc.Arbitrary<Stimulus> =>
       packet(family, sources, destinations).map((draft) => ({ kind: 'arrive', namespace: 'node', device, packet: { ...draft, macSource } }));
     return fc.oneof(
       { weight: 6, arbitrary: arrive(choices.leftDevice, MAC.left, [...left, ...left, RIGHT.ipv4, loopback].filter((text) => isIpv4(toIpAddress(text)) === (family === 'ipv4')), [...right, ...right, ...node, ...away, loopback]) },
+      { weight: 1, arbitrary: arrive(choices.leftDevice, MAC.left, [...left, ...nobody], many) },
       { weight: 3, arbitrary: arrive(choices.rightDevice, MAC.right, [...right, ...away], [...left, ...node]) },
       { weight: 4, arbitrary: fc.record({ kind: fc.constant('send' as const), namespace: fc.constant('node'), user, mark: fc.constantFrom(...SOCKET_MARKS), packet: packet(family, [...node, loopback], [...anywhere, ...denied]) }) },
       { weight: 4, arbitrary: fc.tuple(client(choices, family, anywhere), fc.option(fc.constantFrom(...CONVERSATIONS), { nil: undefined })).map(([ends, then]) => ({ kind: 'connect' as const, ...ends, ...(then === undefined ? {} : { then }) })) },

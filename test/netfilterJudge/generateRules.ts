@@ -29,9 +29,9 @@ function address(family: Family): fc.Arbitrary<string> {
     ? weighted(
         [5, just(LEFT.ipv4, RIGHT.ipv4, NODE.left4, NODE.right4, ELSEWHERE.ipv4, '127.0.0.1')],
         [3, just('10.1.0.0/24', '10.2.0.0/16', '10.0.0.0/8', '127.0.0.0/8', '192.0.2.0/24', '10.1.0.0/255.255.255.252')],
-        [1, just(LEFT.other, RIGHT.other, NODE.lan4, '224.0.0.0/4', '10.1.0.255', '10.0.0.2/255.0.0.255')],
+        [1, just(LEFT.other, RIGHT.other, NODE.lan4, '224.0.0.0/4', '10.1.0.255', '255.255.255.255', '224.0.0.251', '10.0.0.2/255.0.0.255')],
       )
-    : weighted([5, just(LEFT.ipv6, RIGHT.ipv6, NODE.left6, NODE.right6, ELSEWHERE.ipv6, '::1')], [3, just('fd01::/64', 'fd02::/16', 'fd00::/8', '::1/128', '2001:db8::/32')]);
+    : weighted([5, just(LEFT.ipv6, RIGHT.ipv6, NODE.left6, NODE.right6, ELSEWHERE.ipv6, '::1')], [3, just('fd01::/64', 'fd02::/16', 'fd00::/8', '::1/128', '2001:db8::/32', 'ff02::/16', 'ff00::/8')]);
 }
 
 const mark = just('0x1', '0x2', '0x3', '0x10', '0x1/0xf', '0x10/0xf0', '0/0xff', '0x0');

@@ -1,8 +1,9 @@
 import { constants } from 'node:os';
-import { formatIpAddress, isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
+import type { IpAddress } from '../../agent/protocol/scalars.ts';
+import { formatIpAddress, ipAddressBytes, isIpv4, toIpAddress } from '../../agent/protocol/ipAddress.ts';
 import { ConnectionTable, writeConnection } from './connectionTable.ts';
 import { destroyHalfOpenConnections } from './halfOpenConnections.ts';
-import type { ConnectionEntry, ConversationStep, JudgeCase, JudgeClient, JudgeSocket, Observation, Passage, Stimulus } from './judgeCase.ts';
+import type { ConnectionEntry, ConversationStep, JudgeCase, JudgeClient, JudgeLink, JudgeSocket, Observation, Passage, Stimulus } from './judgeCase.ts';
 import {
   AF_INET, AF_INET6, AF_PACKET, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM,
   acceptSocket, bindSocket, closeSocket, connectSocket, deviceIndex, endSending, listenSocket, openAs, openSocket, pause, readOption, receiveBytes, receiveFrom, sendBytes, setOption, setOptionBytes, socketAddress,
@@ -28,6 +29,7 @@ const IPPROTO_TCP = 6;
 const IP_TRANSPARENT = 19;
 const IPV6_TRANSPARENT = 75;
 const IPV6_V6ONLY = 26;
+const TCP_NODELAY = 1;
 const TCP_INFO = 11;
 /** tcpi_unacked (include/uapi/linux/tcp.h): segments that the other end has not acknowledged. */
 const UNACKNOWLEDGED_OFFSET = 24;
@@ -227,7 +229,7 @@ export class KernelDriver {
     }
     const bytes = encodePacket(packet);
     const frame = Buffer.alloc(ETHERNET_BYTES + bytes.length);
-    frame.set(macBytes(link.macAddress), 0);
+    frame.set(linkDestination(packet.destination, link), 0);
     frame.set(macBytes(packet.macSource ?? peer.macAddress), 6);
     frame.writeUInt16BE(isIpv4(packet.source) ? 0x0800 : 0x86dd, 12);
     bytes.copy(frame, ETHERNET_BYTES);
@@ -303,6 +305,10 @@ function connect(namespace: BuiltNamespace, client: JudgeClient, type = SOCK_STR
   const fd = namespace.kernel.run(() => openAs(user, () => openSocket(isV4 ? AF_INET : AF_INET6, type, protocol)));
   setOption(fd, SOL_SOCKET, SO_REUSEADDR, 1);
   setOption(fd, SOL_SOCKET, SO_MARK, mark);
+  if (type === SOCK_STREAM) {
+    // Each write is a segment of its own, whether the one before was acknowledged or not.
+    setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  }
   if (device !== undefined) {
     setOptionBytes(fd, SOL_SOCKET, SO_BINDTODEVICE, Buffer.from(`${device}\0`));
   }
@@ -446,6 +452,20 @@ function endpointText(bytes: Uint8Array): string {
   const view = new DataView(bytes.buffer, bytes.byteOffset);
   const isV4 = view.getUint16(0, true) === AF_INET;
   return `${formatIpAddress(isV4 ? bytes.subarray(4, 8) : bytes.subarray(8, 24))}:${view.getUint16(2)}`;
+}
+
+/** Where a link layer sends a packet: to the device itself, or to all or many (RFC 1112, 6.4; RFC 2464, 7). */
+function linkDestination(destination: IpAddress, { macAddress, addresses }: JudgeLink): Uint8Array {
+  const bytes = ipAddressBytes(destination);
+  const networks = addresses.filter(({ address, prefixLength }) => prefixLength === 24 && isIpv4(address)).map(({ address }) => address.replace(/\d+$/, '255'));
+  if (destination === '255.255.255.255' || networks.includes(destination)) {
+    return new Uint8Array(6).fill(0xff);
+  }
+  const [first = 0, second = 0, third = 0, fourth = 0] = bytes;
+  if (isIpv4(destination)) {
+    return first >> 4 === 0xe ? Uint8Array.of(1, 0, 0x5e, second & 0x7f, third, fourth) : macBytes(macAddress);
+  }
+  return first === 0xff ? Uint8Array.of(0x33, 0x33, ...bytes.subarray(12)) : macBytes(macAddress);
 }
 
 function macBytes(text: string): Uint8Array {

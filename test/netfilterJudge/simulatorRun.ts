@@ -148,7 +148,7 @@ function whatConntrackRefused({ end }: Journey, steps: readonly TraceStep[]): Pa
 
 /** Loopback and multicast addresses where they must not be never get as far as netfilter (net/ipv6/ip6_input.c, ip6_rcv_core). */
 function isRefusedByDevice({ source, destination }: PacketDraft): boolean {
-  return source === '::1' || destination === '::1' || source.startsWith('ff');
+  return source === '::1' || destination === '::1' || source.startsWith('ff') || /^ff.[01]:/.test(destination);
 }
 
 function isWithin(passage: Passage | undefined, namespace: string, hook: Hook, latest: Hook | null): boolean {
@@ -287,7 +287,7 @@ function describeLink(world: JudgeWorld, { name, macAddress, peer, addresses }: 
   return {
     index, name, kind: 'veth', up: true, mtu: 1500, macAddress, master: null,
     peer: { namespace: namespaceId(world, peer.namespace), index: peerIndex },
-    addresses: addresses.map((entry) => ({ ...entry, scope: 'global' })),
+    addresses: addresses.map((entry) => ({ ...entry, scope: 'global' })), groups: [],
   };
 }
 
