@@ -181,7 +181,7 @@ export function icmpError(namespace: WorldNamespace, packet: WorldPacket, [type,
   }
   const mark = reflectedMark(namespace, packet);
   const route = routeBack(namespace, packet.inInterface, { destination: packet.source, source, mark, inInterface: 'lo' }, false);
-  const chosen = source ?? (route.kind === 'local' || route.kind === 'unicast' ? (addressOfInput(namespace, packet, route) ?? selectSource(namespace, route, packet.source)) : null);
+  const chosen = source ?? (route.kind === 'local' || route.kind === 'unicast' || route.kind === 'many' ? (addressOfInput(namespace, packet, route) ?? selectSource(namespace, route, packet.source)) : null);
   if (chosen === null || route.kind === 'refuse') {
     return null;
   }
@@ -205,7 +205,7 @@ function isOwnSeenFrom(namespace: WorldNamespace, device: string, address: Addre
 }
 
 /** IPv6 takes an address of the device that the packet came by, whichever way the error goes, unless a route says another one (net/ipv6/icmp.c, icmpv6_rt_has_prefsrc). */
-function addressOfInput(namespace: WorldNamespace, { isIpv4, inInterface, source }: WorldPacket, { route }: Extract<RouteDecision, { kind: 'local' | 'unicast' }>): Address | null {
+function addressOfInput(namespace: WorldNamespace, { isIpv4, inInterface, source }: WorldPacket, { route }: Extract<RouteDecision, { kind: 'local' | 'many' | 'unicast' }>): Address | null {
   return isIpv4 || inInterface === null || route.preferredSource !== null ? null : selectDeviceAddress(namespace, inInterface, source);
 }
 
