@@ -5,7 +5,7 @@ import { escapeMarkdown } from './markdown.ts';
 /** Gives what a run in a lab showed as a Markdown document. */
 export function writeLabDocument(node: string, report: LabRunReport): string {
   return [
-    `# Traffic in the lab ${escapeMarkdown(report.lab)} of ${escapeMarkdown(node)}`,
+    `# Lab ${escapeMarkdown(report.lab)} at ${escapeMarkdown(node)}: traffic`,
     '',
     `From ${escapeMarkdown(report.from)} to ${escapeMarkdown(report.to)}\\.`,
     '',
