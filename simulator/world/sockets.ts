@@ -169,7 +169,11 @@ function listenerKey(protocol: number, port: number): number {
   return protocol * 65_536 + port;
 }
 
+/** Ping sockets take answers of anybody: their peer does not count (net/ipv4/ping.c, ping_lookup). */
 function socketKey(protocol: number, local: SocketAddress, remote: SocketAddress): string {
+  if (protocol === PROTOCOL.icmp || protocol === PROTOCOL.icmpv6) {
+    return `${protocol} ${local.address.text} ${local.port}`;
+  }
   if (local.address.isIpv4) {
     return String.fromCharCode(protocol, local.address.w0 >>> 16, local.address.w0 & 0xffff, local.port, remote.address.w0 >>> 16, remote.address.w0 & 0xffff, remote.port);
   }

@@ -128,8 +128,8 @@ function isError({ packet: { transport } }: Delivered): boolean {
   return transport.kind === 'icmp' && transport.about !== undefined;
 }
 
-/** Whether a datagram came to a socket from the peer that it is connected to. */
+/** Whether a packet came to a socket from the peer that it is connected to; ping sockets do not ask by whom. */
 function isOwn({ packet }: Delivered, { local, remote }: OpenSocket): boolean {
   const isSame = (left: string, right: Address): boolean => left === right.text;
-  return isSame(packet.destination, local.address) && isSame(packet.source, remote.address);
+  return isSame(packet.destination, local.address) && (packet.transport.kind === 'icmp' || isSame(packet.source, remote.address));
 }
