@@ -69,7 +69,9 @@ function rejectReset(namespace: WorldNamespace, packet: WorldPacket): Answer | n
   answer.tracking = relatedTracking(packet);
   answer.isAttached = packet.untracked;
   answer.trackingDone = answer.tracking !== null;
-  const route = findOutputRoute(namespace, { destination: answer.destination, source: answer.source, mark: answer.mark, inInterface: 'lo' }, true);
+  // That of IPv4 goes by the device that the sender is bound to (net/ipv4/netfilter.c, ip_route_me_harder).
+  const outInterface = packet.isIpv4 ? (packet.socket?.device ?? null) : null;
+  const route = findOutputRoute(namespace, { destination: answer.destination, source: answer.source, mark: answer.mark, inInterface: 'lo', outInterface }, true);
   // A connection that is not in the table yet does not change (nf_conntrack_proto_tcp.c, nf_conntrack_tcp_set_closing).
   if (packet.tracking?.connection.confirmed === true && route.kind !== 'refuse') {
     packet.tracking.connection.tcpState = 'CLOSE';
