@@ -3,7 +3,7 @@ import type { PacketFlowText } from '../simulator/explain/packetFlowText.ts';
 import { parsePacketFlow } from '../simulator/explain/packetFlowText.ts';
 import { inputError } from '../agent/protocol/errors.ts';
 import { readRuleSet } from '../simulator/netfilter/readRuleSet.ts';
-import type { ParsedRuleSet } from '../simulator/netfilter/ruleSet.ts';
+import type { ParsedRuleSet, RuleProblem } from '../simulator/netfilter/ruleSet.ts';
 import { deriveWorld } from '../simulator/world/derivedWorld.ts';
 import { createWorldSnapshot, DESCRIBED_NAMESPACE } from '../simulator/world/describedWorld.ts';
 import { readWorldFile } from '../simulator/world/worldFile.ts';
@@ -14,6 +14,8 @@ import { escapeText } from './text/escape.ts';
 
 /** How many flows one command line may have. */
 const MAX_FLOWS = 10_000;
+/** What comes after them is most often the same again, and would hide what is asked for. */
+const MAX_TOLD_PROBLEMS = 10;
 
 /** The options of commands that let flows meet rules. */
 export const RULES_WORLD_OPTIONS: OptionDefinitions = {
@@ -81,7 +83,7 @@ async function readRuleSets({ arguments: args, note }: RulesSource, path: string
     if (file !== undefined) {
       const { text, isDamaged } = await readRulesFile(file);
       const ruleSet = readRuleSet(text, { family, backend });
-      ruleSet.problems.map((problem) => formatProblem(file, problem)).forEach(note);
+      tellProblems(file, ruleSet.problems, note);
       tellDamage(isDamaged, note);
       isWhole &&= isReadable(ruleSet.problems) && !isDamaged;
       ruleSets.push({ family, backend, text });
@@ -89,6 +91,13 @@ async function readRuleSets({ arguments: args, note }: RulesSource, path: string
     }
   }
   return { ruleSets, parsed, isWhole };
+}
+
+function tellProblems(file: string, problems: readonly RuleProblem[], note: RulesSource['note']): void {
+  problems.slice(0, MAX_TOLD_PROBLEMS).map((problem) => formatProblem(file, problem)).forEach(note);
+  if (problems.length > MAX_TOLD_PROBLEMS) {
+    note(`${escapeText(file)}: ${problems.length - MAX_TOLD_PROBLEMS} more problems, which meshpath rules lint tells.`);
+  }
 }
 
 function readBackend(text: string): RuleSet['backend'] {
