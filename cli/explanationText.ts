@@ -183,7 +183,8 @@ function conditionLines(step: TraceStep, options: StepOptions): string[] {
 
 function formatCondition(condition: Condition, style: Style): string {
   const result = { matched: style.good('matched'), failed: style.bad('did not match'), unknown: style.warning('cannot be known') }[condition.result];
-  return `${escapeText(condition.what)}: wanted ${escapeText(condition.wanted)}, is ${escapeText(condition.actual)}: ${result}`;
+  const compared = condition.wanted === '' ? escapeText(condition.actual) : `wanted ${escapeText(condition.wanted)}, is ${escapeText(condition.actual)}`;
+  return `${escapeText(condition.what)}: ${compared}: ${result}`;
 }
 
 function formatPlace(place: Place): string {

@@ -6,6 +6,7 @@ import type { Packet } from './packet.ts';
 import { TCP_FLAG_BITS, writeTcpFlags } from './packet.ts';
 import { PROTOCOL, hasPorts, protocolName, protocolNumber } from './protocolNumbers.ts';
 import type { MaskedValue, Match, NumberRange, TcpFlag } from './ruleSet.ts';
+import { UNREADABLE_RULE } from './ruleSet.ts';
 import { instanceOf } from './typedMatches.ts';
 import { writeMatch } from './writeRuleSet.ts';
 
@@ -118,9 +119,20 @@ function compileComparing(match: Exclude<Match, { kind: 'comment' | 'module' | '
       return compileExtension(match, siblings, lists);
     case 'unknown':
       return {
-        match, what: match.module === '' ? 'an option that is not modelled' : `match ${match.module}`, wanted: match.words.join(' '),
-        test: () => UNKNOWN, actual: () => 'not modelled', isStateful: false,
+        match, what: describeUnknown(match.module), wanted: match.words.join(' '),
+        test: () => UNKNOWN, actual: () => (match.module === UNREADABLE_RULE ? 'not read' : 'not modelled'), isStateful: false,
       };
+  }
+}
+
+function describeUnknown(module: string): string {
+  switch (module) {
+    case '':
+      return 'an option that is not modelled';
+    case UNREADABLE_RULE:
+      return 'what could not be read';
+    default:
+      return `match ${module}`;
   }
 }
 
