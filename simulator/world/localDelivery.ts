@@ -76,12 +76,16 @@ function deliverTcp(context: HookContext, packet: WorldPacket): Delivery {
     return { taker: { kind: 'socket', found }, reason: 'The listening socket knows no connection of this segment: the kernel answers RST.', answers: listed(reset) };
   }
   const owner = ownerOf(found.info);
+  const answer = tcpAnswer(context.namespace, packet, SYN | ACK, owner, found.info.transparent === true);
+  if (answer === null) {
+    return { taker: { kind: 'socket', found }, reason: 'There is no way for the answer: the listening socket forgets the segment.', answers: [] };
+  }
   const { local, remote } = endsOf(packet);
   context.state.sockets.put({
     protocol: PROTOCOL.tcp, local, remote, state: 'synReceived', owner, isTransparent: found.info.transparent ?? null, error: null, info: openedInfo('tcp', owner, local, remote), opened: true,
     hasTimestamps: packet.tcpOptions.includes(TIMESTAMPS),
   });
-  return { taker: { kind: 'socket', found }, reason: context.recorder === null ? '' : `${describeOwner(context.namespace, found.info)} listens on ${writeEndpoint(found.info.local)} and takes the connection from ${writeEndpoint(endpointsOf(tupleOf(packet)).source)}.`, answers: listed(tcpAnswer(context.namespace, packet, SYN | ACK, owner, found.info.transparent === true)) };
+  return { taker: { kind: 'socket', found }, reason: context.recorder === null ? '' : `${describeOwner(context.namespace, found.info)} listens on ${writeEndpoint(found.info.local)} and takes the connection from ${writeEndpoint(endpointsOf(tupleOf(packet)).source)}.`, answers: [answer] };
 }
 
 /** A segment of a connection that exists here (net/ipv4/tcp_input.c, tcp_rcv_state_process): sequence numbers are taken to fit. */
