@@ -217,13 +217,13 @@ function deliverIcmp(context: HookContext, packet: WorldPacket): Delivery {
     return kernel('The kernel itself takes this ICMP message.');
   }
   const icmp = about.protocol === PROTOCOL.icmp || about.protocol === PROTOCOL.icmpv6;
-  // net/ipv4/ping.c, ping_err: a ping socket is found by where the error itself goes.
+  // net/ipv4/ping.c, ping_err: a ping socket is found by where the error itself goes, and asks about its requests only.
   const local = icmp ? { address: packet.destination, port: about.icmpId } : { address: about.source, port: about.sourcePort };
   // net/ipv4/udp.c, __udp4_lib_err; net/ipv6/tcp_ipv6.c, tcp_v6_err: these ask for the device itself, lo as well.
   const byDevice = about.protocol === (packet.isIpv4 ? PROTOCOL.udp : PROTOCOL.tcp);
   const socket = state.sockets.connectedBy(byDevice ? packet.inInterface : packet.socketDevice, about.protocol, local, { address: about.destination, port: icmp ? 0 : about.destinationPort });
   const errno = errnoOf(packet);
-  if (socket === undefined) {
+  if (socket === undefined || (icmp && about.icmpType !== request)) {
     return kernel('The error is about a packet that no socket here has sent.');
   }
   if (socket.state === 'synSent' && about.protocol === PROTOCOL.tcp && (about.tcpFlags & SYN) === 0) {
