@@ -143,17 +143,19 @@ function applyConntrack({ options }: ExtensionTarget, text: string, packet: Pack
     return noted('CT', null);
   }
   const zone = options.find(({ name }) => name.startsWith('zone'));
+  const name = options.find((option) => option.name === 'helper')?.text ?? null;
+  const helper = name === null ? {} : { helper: name };
   if (zone !== undefined) {
     const id = zone.value.type === 'number' ? zone.value.value : zone.text === 'mark' ? packet.mark & 0xffff : undefined;
     if (id === undefined) {
       return unknown(`what '${text}' does`, text);
     }
-    packet.zoneRule = { id, directions: zone.name === 'zone' ? 'both' : zone.name === 'zone-orig' ? 'original' : 'reply' };
+    packet.zoneRule = { id, directions: zone.name === 'zone' ? 'both' : zone.name === 'zone-orig' ? 'original' : 'reply', ...helper };
     packet.tracking = { connection: templateOf(id, packet.isIpv4), isReply: false, state: 'NEW' };
     return noted('CT', `conntrack will look in zone ${id}`);
   }
   // Whatever else it asks for comes with a template as well: a later NOTRACK then does nothing.
-  packet.zoneRule = { id: 0, directions: 'both' };
+  packet.zoneRule = { id: 0, directions: 'both', ...helper };
   packet.tracking = { connection: templateOf(0, packet.isIpv4), isReply: false, state: 'NEW' };
   return noted('CT', null);
 }

@@ -57,6 +57,8 @@ export interface ConnectionView {
 export interface ZoneRule {
   readonly id: number;
   readonly directions: 'both' | 'original' | 'reply';
+  /** The helper that a connection which begins now gets (CT --helper). */
+  readonly helper?: string;
 }
 
 /** What conntrack put on a packet. */

@@ -167,10 +167,20 @@ export class ConnectionTracker {
     this.#index(connection);
   }
 
-  /** Takes a connection out of the table. */
+  /** Takes a connection out of the table; one of PPTP takes the tunnel between its ends with it (nf_conntrack_pptp.c, pptp_destroy_siblings). */
   remove(connection: Connection): void {
     this.#top.found.set(tupleKey(connection.original, connection.zoneOf(false)), null);
     this.#top.found.set(tupleKey(connection.reply, connection.zoneOf(true)), null);
+    if (connection.zoneRule.helper !== 'pptp') {
+      return;
+    }
+    for (const { source, destination } of [connection.original, connection.reply]) {
+      // The calls of a tunnel have no numbers yet where nobody has read what they say.
+      const tunnel = this.findInZone({ protocol: PROTOCOL.gre, source, sourcePort: 0, destination, destinationPort: 0 }, connection.zoneRule);
+      if (tunnel !== undefined) {
+        this.remove(tunnel.connection);
+      }
+    }
   }
 
   /** Like find, in a zone: one that counts in one direction only leaves the other in zone 0 (nf_conntrack_core.c, nf_ct_zone_id). */

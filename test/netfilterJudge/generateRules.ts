@@ -198,7 +198,7 @@ function specialTargets(family: Family, table: TableName, chain: string): { read
       return [
         { weight: 4, arbitrary: draft('', just('-j NOTRACK', '-j CT --notrack')) },
         { weight: 2, arbitrary: draft('', just('-j CT --zone 1', '-j CT --zone-orig 2', '-j CT --zone 3', '-j CT --zone-reply 1', '-j CT --zone mark')) },
-        { weight: 1, arbitrary: fc.oneof(draft('tcp', just('-j CT --helper ftp', '-j CT --ctevents new,destroy')), draft('udp', just('-j CT --helper tftp'))) },
+        { weight: 1, arbitrary: fc.oneof(draft('tcp', just('-j CT --helper ftp', '-j CT --helper pptp', '-j CT --ctevents new,destroy')), draft('udp', just('-j CT --helper tftp'))) },
         { weight: 2, arbitrary: draft('', setTarget(family)) },
       ];
     case 'mangle':
