@@ -12,6 +12,9 @@ const FLAG_NAMES = Object.keys(TCP_FLAG_BITS) as readonly TcpFlagName[];
 const FLAG_LISTS: readonly (readonly TcpFlagName[])[] = Array.from({ length: 256 }, (_, bits) => FLAG_NAMES.filter((name) => (bits & TCP_FLAG_BITS[name]) !== 0));
 const FLAG_TEXTS: readonly string[] = FLAG_LISTS.map((names) => (names.length === 0 ? 'NONE' : names.join(',')));
 
+/** Headers of IPv6 behind which another one follows (net/ipv6/exthdrs_core.c, ipv6_ext_hdr). */
+const EXTENSION_HEADERS: ReadonlySet<number> = new Set([0, 43, 44, 51, 60]);
+
 export type ConnectionStateLabel = 'NEW' | 'ESTABLISHED' | 'RELATED' | 'INVALID' | 'UNTRACKED';
 
 /** The socket that a packet comes from. */
@@ -73,6 +76,8 @@ export class Packet<Connection extends ConnectionView = ConnectionView> {
   source: Address;
   destination: Address;
   readonly protocol: number;
+  /** Whether it is said to be a header of IPv6 behind which another one follows, but not which: ip6tables and conntrack look past it (ipv6_find_hdr, ipv6_skip_exthdr). */
+  readonly hidesTransport: boolean;
   sourcePort = 0;
   destinationPort = 0;
   tcpFlags = 0;
@@ -126,6 +131,7 @@ export class Packet<Connection extends ConnectionView = ConnectionView> {
     this.source = source;
     this.destination = destination;
     this.protocol = protocol;
+    this.hidesTransport = !source.isIpv4 && EXTENSION_HEADERS.has(protocol);
   }
 
   get isIpv4(): boolean {

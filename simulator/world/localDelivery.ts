@@ -1,6 +1,6 @@
 import type { Endpoint } from '../../agent/protocol/scalars.ts';
 import { TCP_FLAG_BITS, isIcmpError } from '../netfilter/packet.ts';
-import { PROTOCOL } from '../netfilter/protocolNumbers.ts';
+import { PROTOCOL, protocolName } from '../netfilter/protocolNumbers.ts';
 import type { Answer } from './answers.ts';
 import { ICMP_ERRORS, connectionAnswer, echoReply, icmpError, tcpAnswer, tcpReset } from './answers.ts';
 import type { HookContext, WorldPacket } from './hooks.ts';
@@ -30,6 +30,10 @@ export interface Delivery {
 
 /** Hands a packet to the sockets of a namespace, after INPUT (net/ipv4/ip_input.c, ip_local_deliver_finish). */
 export function deliverLocally(context: HookContext, packet: WorldPacket): Delivery {
+  if (packet.hidesTransport) {
+    const dependsOn = whatFollows(packet);
+    return { taker: null, reason: dependsOn, answers: [], dependsOn };
+  }
   switch (packet.protocol) {
     case PROTOCOL.tcp:
       return deliverTcp(context, packet);
@@ -45,6 +49,11 @@ export function deliverLocally(context: HookContext, packet: WorldPacket): Deliv
       return unclaimed(context, packet, ICMP_ERRORS.protocolUnreachable, `nobody takes IP protocol ${packet.protocol}`);
     }
   }
+}
+
+/** What is not known of a packet of which only an extension header of IPv6 is told. */
+export function whatFollows({ protocol }: Pick<WorldPacket, 'protocol'>): string {
+  return `what follows the header ${protocolName(protocol)} of the packet: -p of ip6tables, conntrack and sockets go by that`;
 }
 
 /** What SO_ORIGINAL_DST answers for a connected socket (net/netfilter/nf_conntrack_proto.c, getorigdst): its connection's first destination. */

@@ -10,7 +10,7 @@ import { isInGroup } from './groups.ts';
 import type { HookContext, PacketVerdict, WorldPacket } from './hooks.ts';
 import { isHookUsed, runHook } from './hooks.ts';
 import type { JourneyEnd, SocketView, Transmission } from './journey.ts';
-import { deliverLocally, originalDestination } from './localDelivery.ts';
+import { deliverLocally, originalDestination, whatFollows } from './localDelivery.ts';
 import { NamespaceEnvironment } from './namespaceEnvironment.ts';
 import type { Neighbour } from './neighbours.ts';
 import { findNeighbour } from './neighbours.ts';
@@ -96,6 +96,9 @@ export class PacketWay {
   #run(context: HookContext, hook: Hook): JourneyEnd | null {
     if (!isHookUsed(context.rules, hook)) {
       return null;
+    }
+    if (this.#packet.hidesTransport) {
+      return this.#unknownRoute(context.namespace, whatFollows(this.#packet));
     }
     this.#hooks += 1;
     const verdict = runHook(context, hook, this.#packet);
@@ -588,7 +591,7 @@ function packetTypeOf(context: HookContext, destination: Address, device: string
   if (destination.w0 >>> 28 === 0xe) {
     return 'multicast';
   }
-  return context.environment.addressType(destination, device) === 'BROADCAST' ? 'broadcast' : 'unicast';
+  return destination.w0 !== 0 && context.environment.addressType(destination, device) === 'BROADCAST' ? 'broadcast' : 'unicast';
 }
 
 /** Whether a namespace forwards what comes in by a link; null where the snapshot does not tell. */

@@ -24,8 +24,6 @@ const MAX_LEFT_NETWORKS = 12;
 const MAX_DEVICE_NAME = 15;
 const FIRST_SOURCE_PORT = 20_000;
 const FAMILIES: readonly AddressFamily[] = ['ipv4', 'ipv6'];
-/** Headers of IPv6 behind which another one follows (net/ipv6/exthdrs_core.c, ipv6_ext_hdr): no packet ends with them. */
-const EXTENSION_HEADERS: ReadonlySet<number> = new Set([43, 44, 51, 60]);
 /** Hosts of a wanted network that are tried for one that no condition excludes. */
 const MAX_HOSTS = 8;
 
@@ -206,6 +204,9 @@ class FlowMaker {
     const sent: Stimulus =
       way === 'out' ? { kind: 'send', namespace: 'node', user, mark: this.#mark(wish), packet } : { kind: 'arrive', namespace: 'node', device, packet: { ...packet, macSource: wish.macSource.wanted ?? this.#mac(device) } };
     const { transport } = packet;
+    if (isForMany(packet.destination)) {
+      return [sent];
+    }
     // Lower ports may be those of sockets that wait.
     if (transport.kind === 'tcp' && transport.sourcePort >= FIRST_SOURCE_PORT && transport.flags.join() === 'SYN' && transport.options === undefined && this.#draw.chance(way === 'out' ? 0.4 : 0.2)) {
       const namespace = way === 'out' ? 'node' : device === this.#choices.leftDevice ? 'left' : 'right';
@@ -245,8 +246,8 @@ class FlowMaker {
     const outDevices = [leftDevice, rightDevice].filter((one) => isDevice(wish.outDevice, one) && (way !== 'forward' || one !== device));
     const local = isLoopback ? [this.#loopback, ...this.#own] : this.#own;
     const beyond = this.#hostsAt(this.#draw.of(outDevices, rightDevice));
-    const source = this.#address(wish.source, way === 'out' ? local : this.#hostsAt(device));
-    const destination = this.#address(wish.destination, way === 'in' || isLoopback ? local : wish.destinationType.wanted === 'LOCAL' ? this.#own : beyond);
+    const source = this.#address(wish.source, false, way === 'out' ? local : this.#hostsAt(device));
+    const destination = this.#address(wish.destination, way === 'in', way === 'in' || isLoopback ? local : wish.destinationType.wanted === 'LOCAL' ? this.#own : beyond);
     const payload = wish.length.wanted === null ? 8 : Math.min(1_400, Math.max(8, wish.length.wanted.first));
     return {
       source,
@@ -264,7 +265,7 @@ class FlowMaker {
     const unwanted = wish.protocol.unwanted.map(protocolNumber);
     const some = [PROTOCOL.tcp, PROTOCOL.tcp, PROTOCOL.udp, isV4 ? PROTOCOL.icmp : PROTOCOL.icmpv6].filter((one) => !unwanted.includes(one));
     const hasFlags = wish.flags.wanted !== null || wish.mss.wanted !== null || wish.tcpOption.wanted !== null;
-    const protocol = number !== undefined && number !== PROTOCOL.igmp && number !== 0 && (isV4 || !EXTENSION_HEADERS.has(number)) ? number : wish.icmpType.wanted !== null ? (isV4 ? PROTOCOL.icmp : PROTOCOL.icmpv6) : hasFlags ? PROTOCOL.tcp : this.#draw.of(some, PROTOCOL.tcp);
+    const protocol = number !== undefined && number !== PROTOCOL.igmp && number !== 0 ? number : wish.icmpType.wanted !== null ? (isV4 ? PROTOCOL.icmp : PROTOCOL.icmpv6) : hasFlags ? PROTOCOL.tcp : this.#draw.of(some, PROTOCOL.tcp);
     const sourcePort = toPortNumber(wish.sourcePort.wanted === null ? port : this.#number(wish.sourcePort, []));
     const destinationPort = toPortNumber(this.#number(wish.destinationPort, this.#ports));
     if (protocol === PROTOCOL.tcp) {
@@ -346,12 +347,12 @@ class FlowMaker {
     return [...hosts, ...(device === leftDevice ? [] : [isV4 ? ELSEWHERE.ipv4 : ELSEWHERE.ipv6])].map(toIpAddress).concat(elsewhere.length === 0 ? [] : [this.#draw.of(elsewhere, toIpAddress(hosts[0] ?? '::1'))]);
   }
 
-  #address(wish: Wish<AddressChoice>, pool: readonly IpAddress[]): IpAddress {
+  #address(wish: Wish<AddressChoice>, takesMany: boolean, pool: readonly IpAddress[]): IpAddress {
     const fitting = pool.filter((address) => isWanted(wish, address));
     if (fitting.length > 0 && (wish.wanted === null || this.#draw.chance(0.7))) {
       return this.#draw.of(fitting, this.#loopback);
     }
-    return this.#draw.of(hostsOf(wish).filter(isUsable), this.#draw.of(pool, this.#loopback));
+    return this.#draw.of(hostsOf(wish).filter((address) => isUsable(address) || (takesMany && isForMany(address))), this.#draw.of(pool, this.#loopback));
   }
 
   /** A number that is wanted, or one of those that rules name. */
@@ -397,6 +398,11 @@ function hostsOf(wish: Wish<AddressChoice>): readonly IpAddress[] {
 
 function fromNumber(value: bigint, bits: number): IpAddress {
   return formatIpAddress(Uint8Array.from({ length: bits / 8 }, (_, index) => Number((value >> BigInt(bits - 8 - index * 8)) & 0xffn)));
+}
+
+/** Groups, and everybody on the link. */
+function isForMany(address: string): boolean {
+  return /^(?:22[4-9]|23\d)\.|^255\.255\.255\.255$|^ff/.test(address);
 }
 
 /** Addresses that a packet can have on both ends: no loopback, multicast, broadcast or unspecified ones. */

@@ -43,7 +43,7 @@ export function runConnect(simulation: Simulation, recorder: TraceRecorder, name
       journeys.push(...caused);
       const [first] = caused;
       const { namespace: sender, socket } = step === 'send' || step === 'finClient' || step === 'resetClient' ? ends.client : ends.server;
-      const isAcknowledged = caused.some(({ end }) => isTaken(end) && end.namespace === sender && end.packet.transport.kind === 'tcp' && isOwn(end, socket) && end.packet.transport.flags.includes('ACK'));
+      const isAcknowledged = caused.some(({ end }) => isTaken(end) && end.namespace === sender && end.packet.transport.kind === 'tcp' && isOwn(end, socket) && end.packet.transport.destinationPort === socket.local.port && end.packet.transport.flags.includes('ACK'));
       // What is not acknowledged is sent again, and what is small waits for it: the driver says nothing more then.
       if (first === undefined || !isTaken(first.end) || !isAcknowledged) {
         break;
