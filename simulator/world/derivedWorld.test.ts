@@ -62,3 +62,9 @@ COMMIT
   assert.deepEqual([outbound.links, outbound.sockets, outbound.routes], [['docker0 172.17.0.1/24', 'eth0'], [], ['ipv4 eth0']]);
   assert.deepEqual(derive(['tcp 172.17.0.2:4000 > 172.17.0.1:443 in docker0'], rules).sockets, ['tcp 443 1000']);
 });
+
+test('programs have joined the groups that flows arrive for', () => {
+  const { world, assumptions } = deriveWorld([parsePacketFlow('udp 10.1.0.2:5353 > 224.0.0.251:5353 in eth0', '1' as NamespaceId)], [readRuleSet('')]);
+  assert.deepEqual(world.links.map(({ groups }) => groups), [['224.0.0.251']]);
+  assert.ok(assumptions.includes('Programs have joined 224.0.0.251.'));
+});

@@ -6,6 +6,7 @@ import type { PacketFlow } from '../../agent/protocol/trace.ts';
 import type { AddressPrefix } from '../netfilter/addressPrefix.ts';
 import { prefixContains } from '../netfilter/addressPrefix.ts';
 import type { Match, ParsedRuleSet, Rule, Target } from '../netfilter/ruleSet.ts';
+import { Address, isMany } from '../netfilter/address.ts';
 import type { DescribedWorld } from './describedWorld.ts';
 import { describeLink, describeSocket } from './describedWorld.ts';
 
@@ -54,6 +55,8 @@ class WorldBuilder {
   readonly #addresses = new Map<string, Map<IpAddress, InterfaceAddress>>();
   readonly #defaults = new Map<'ipv4' | 'ipv6', string>();
   readonly #sockets = new Map<string, SocketInfo>();
+  /** The multicast groups that flows arrive for. */
+  readonly #groups = new Set<IpAddress>();
   /** Addresses that are somebody's already. */
   readonly #named: readonly IpAddress[];
   #forwards: boolean;
@@ -102,7 +105,7 @@ class WorldBuilder {
 
   finish(): DerivedWorld {
     const links = [...this.#addresses].map(([name, addresses], index): NetworkLink =>
-      describeLink({ index: index + 2, name, kind: name === 'lo' ? 'loopback' : 'physical', addresses: [...addresses.values()] }),
+      describeLink({ index: index + 2, name, kind: name === 'lo' ? 'loopback' : 'physical', addresses: [...addresses.values()], ...(this.#groups.size === 0 ? {} : { groups: [...this.#groups] }) }),
     );
     const world: DescribedWorld = {
       links,
@@ -131,6 +134,8 @@ class WorldBuilder {
     }
     if (isUnicast(destination.address)) {
       this.#own(device, destination.address, destination.address);
+    } else if (isMany(Address.of(destination.address)) && destination.address !== '255.255.255.255') {
+      this.#groups.add(destination.address);
     }
     if (!sharesNetwork(from, destination.address)) {
       this.#own(device, neighbourOf(from, this.#named), from);
@@ -199,6 +204,7 @@ class WorldBuilder {
     return [
       ...devices.map((device) => `${device}.`),
       ...[...this.#defaults].map(([family, device]) => `${family === 'ipv4' ? 'IPv4' : 'IPv6'} goes to the rest of the world by ${device}.`),
+      ...(this.#groups.size === 0 ? [] : [`Programs have joined ${[...this.#groups].join(', ')}.`]),
       ...(listeners.length === 0 ? [] : [`Somebody listens on ${listeners.join(', ')}.`]),
       `The machine ${this.#forwards ? 'forwards' : 'does not forward'}; the reverse path is not checked (rp_filter is 0).`,
     ];
