@@ -146,6 +146,7 @@ export function ping(simulation: Simulation, recorder: Recorder, options: Connec
   const packet = packetFrom(socket);
   packet.icmpType = isIpv4 ? 8 : 128;
   packet.icmpId = socket.local.port;
+  packet.sourcePort = 0;
   packet.payload = bytes;
   return exchangeOf(simulation, bound.namespace, socket, sendFrom(simulation, recorder, bound.namespace, packet));
 }
