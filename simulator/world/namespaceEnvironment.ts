@@ -94,7 +94,8 @@ export class NamespaceEnvironment implements MatchEnvironment {
       return undefined;
     }
     const tracking = packet.tracking as { readonly connection: Connection; readonly isReply: boolean } | null;
-    const original = packet.isIpv4 && tracking?.isReply === true && tracking.connection.sourceTranslated ? tracking.connection.original : null;
+    // Of IPv6 as well since Linux 6.15 (net/ipv6/netfilter/nf_socket_ipv6.c).
+    const original = tracking?.isReply === true && tracking.connection.sourceTranslated ? tracking.connection.original : null;
     // What TPROXY assigned counts, and nobody else is looked for (net/netfilter/xt_socket.c, socket_match).
     const found = (packet.assigned as FoundSocket | null) ?? this.lookUpSocket(packet.inInterface, protocol, original === null ? local : { address: original.source, port: original.sourcePort }, remote);
     if (found === undefined) {

@@ -296,7 +296,9 @@ function joinRule(matches: readonly MatchDraft[], chosen: MatchDraft): string {
   if (protocol !== '' && used.has('-p')) {
     return joinRule(matches.filter(({ text }) => !/^(?:! )?-p /.test(text)), chosen);
   }
-  return [...(protocol === '' ? [] : [`-p ${protocol}`]), ...parts, chosen.text].filter((part) => part !== '').join(' ');
+  // What counts no open connection at all is dropped by connlimit itself, whatever comes after it in its rule: it comes last here.
+  const ordered = parts.toSorted((left, right) => Number(left.startsWith('-m connlimit')) - Number(right.startsWith('-m connlimit')));
+  return [...(protocol === '' ? [] : [`-p ${protocol}`]), ...ordered, chosen.text].filter((part) => part !== '').join(' ');
 }
 
 /** Lines of one table, with its user chains, each of which calls only later ones. */
