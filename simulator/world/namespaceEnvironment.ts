@@ -83,7 +83,7 @@ export class NamespaceEnvironment implements MatchEnvironment {
 
   /**
    * net/ipv4/netfilter/nf_socket_ipv4.c, nf_sk_lookup_slow_v4, and nf_socket_ipv6.c: an ICMP error belongs to the socket that sent what it is about;
-   * of IPv4 the addresses before source NAT count where the packet answers such a connection.
+   * the addresses before source NAT count where the packet answers such a connection, but for errors of ICMPv6.
    */
   findSocket(packet: Packet): Known<SocketFacts> | undefined {
     const { about } = packet;
@@ -95,7 +95,7 @@ export class NamespaceEnvironment implements MatchEnvironment {
     }
     const tracking = packet.tracking as { readonly connection: Connection; readonly isReply: boolean } | null;
     // Of IPv6 as well since Linux 6.15 (net/ipv6/netfilter/nf_socket_ipv6.c).
-    const original = tracking?.isReply === true && tracking.connection.sourceTranslated ? tracking.connection.original : null;
+    const original = tracking?.isReply === true && tracking.connection.sourceTranslated && (packet.isIpv4 || about === null) ? tracking.connection.original : null;
     // What TPROXY assigned counts, and nobody else is looked for (net/netfilter/xt_socket.c, socket_match).
     const found = (packet.assigned as FoundSocket | null) ?? this.lookUpSocket(packet.inInterface, protocol, original === null ? local : { address: original.source, port: original.sourcePort }, remote);
     if (found === undefined) {
